@@ -1,0 +1,1 @@
+"""The engines: each turns a batch of items into a vector or an error for every one of them."""

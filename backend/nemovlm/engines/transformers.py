@@ -1,0 +1,250 @@
+"""The local engine on torch and transformers: CPU, CUDA or MPS.
+
+Items are tokenised and cut into tiles in a worker thread, and computed on a thread of their own, in batches
+that are filled by tokens and not by count. This is the only file that knows how the module is fed.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
+from typing import TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nemovlm.engines.base import Item, Outcome
+from nemovlm.errors import (
+    CheckpointError,
+    EngineError,
+    EngineUnavailableError,
+    InputError,
+    InputTooLongError,
+    MissingExtraError,
+    NemoVLMError,
+)
+from nemovlm.models.catalogue import ModelCard
+from nemovlm.models.checkpoint import Checkpoint
+from nemovlm.models.prompts import prompt
+from nemovlm.settings import DtypeName, Settings
+
+try:
+    import torch
+    from tokenizers import Tokenizer
+
+    from nemovlm.models.nemotron_vl import LlamaNemotronVLModel, load_model
+except ImportError as missing:
+    raise MissingExtraError("the transformers engine", "local") from missing
+
+T = TypeVar("T")
+
+# Tokens of one forward pass. A GPU needs large batches to be filled; on a CPU more than two pages only cost
+# memory, while short texts gain from company (benchmarks/engine.py).
+_BATCH_TOKENS = {"cuda": 32768, "mps": 8192, "cpu": 4096}
+
+_forked = False
+
+
+def _note_fork() -> None:
+    global _forked  # noqa: PLW0603 - a fact about this process
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An item as the module wants it: token ids with room for the image, and tiles (t, side, side, 3) uint8."""
+
+    ids: Sequence[int]
+    tiles: NDArray[np.uint8] | None = None
+
+
+class TransformersEngine:
+    """Runs a checkpoint in this process. See `nemovlm.engines.base.Engine` for the contract."""
+
+    def __init__(self, checkpoint: Checkpoint, settings: Settings) -> None:
+        self._checkpoint = checkpoint
+        self._card: ModelCard = checkpoint.card
+        self._max_tokens = settings.max_tokens
+        self._device = _pick_device(settings.device)
+        self._dtype = _pick_dtype(settings.dtype, self._device)
+        self._batch_tokens = settings.batch_tokens or _BATCH_TOKENS[self._device.partition(":")[0]]
+
+    @property
+    def device(self) -> str:
+        """The torch device."""
+        return self._device
+
+    @property
+    def dtype(self) -> str:
+        """The torch dtype of the weights."""
+        return str(self._dtype).removeprefix("torch.")
+
+    async def start(self) -> None:
+        """Fetch the checkpoint if need be, and load it. Raises `CheckpointError`."""
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nemovlm-compute")
+        await self._compute(self._load)
+
+    async def embed(self, batch: Sequence[Item]) -> list[Outcome]:
+        """Answer for every item of `batch`, in its order."""
+        outcomes: dict[int, Outcome] = {}
+        ready: dict[int, Prepared] = {}
+        for index, prepared in enumerate(await asyncio.to_thread(self._prepare_all, batch)):
+            if isinstance(prepared, NemoVLMError):
+                outcomes[index] = prepared
+            else:
+                ready[index] = prepared
+        for group in plan_batches({index: len(item.ids) for index, item in ready.items()}, self._batch_tokens):
+            items = [ready.pop(index) for index in group]
+            outcomes.update(zip(group, await self._compute(partial(self._run, items)), strict=True))
+        return [outcomes[index] for index in range(len(batch))]
+
+    async def close(self) -> None:
+        """Drop the weights, once the pass under way has ended."""
+        self._thread.shutdown(wait=False)
+        del self._model
+
+    async def _compute(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _load(self) -> None:
+        if _forked and self._device == "cpu":
+            # OpenMP's worker threads do not survive a fork; a parallel region would wait for them for ever.
+            torch.set_num_threads(1)
+        folder = self._checkpoint.fetch()
+        self._model = load_model(folder, device=self._device, dtype=self._dtype)
+        try:
+            self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # the library raises bare Exception for a file that it cannot use
+            raise CheckpointError(f"{folder / 'tokenizer.json'} cannot be used ({error})") from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._begin = self._tokenizer.encode("").ids  # what the post-processor puts first: BOS
+        names = ("<img>", "<IMG_CONTEXT>", "</img>")
+        self._open, self._image, self._shut = (self._tokenizer.token_to_id(name) or 0 for name in names)
+        if self._card.tiling and not (self._open and self._image and self._shut):
+            raise CheckpointError(f"{folder / 'tokenizer.json'} lacks one of the tokens {', '.join(names)}")
+        width = self._model.language_model.config.hidden_size
+        if width != self._card.dimension:
+            raise CheckpointError(f"{folder} makes {width} components; {self._card.id} has {self._card.dimension}")
+
+    def _prepare_all(self, batch: Sequence[Item]) -> list[Prepared | NemoVLMError]:
+        prepared: list[Prepared | NemoVLMError] = []
+        for item in batch:
+            try:
+                prepared.append(self._prepare(item))
+            except NemoVLMError as error:
+                prepared.append(error)
+        return prepared
+
+    def _prepare(self, item: Item) -> Prepared:
+        prefix, text = prompt(item.role, item.text, image=item.image is not None)
+        tiles = None
+        if item.image is None:
+            ids = self._encode(prefix + text)
+            # The tokenizer may merge across the seam, so the prefix is as long as the ids agree.
+            fixed = sum(
+                1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, self._encode(prefix), strict=False))
+            )
+            head, tail = [*self._begin, *ids[:fixed]], ids[fixed:]
+        else:
+            if self._card.tiling is None:
+                raise InputError(f"{self._card.id} reads text only; give it a text, or take a model that sees images")
+            tiles = self._card.tiling.cut(item.image)
+            count = len(tiles) * self._card.tiling.tokens_per_tile
+            head = [*self._begin, *self._encode(prefix), self._open, *[self._image] * count, self._shut]
+            tail = self._encode(text)
+        limit = self._card.max_tokens(item.modality)
+        return Prepared(fit(head, tail, min(limit, self._max_tokens or limit), item), tiles)
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def _run(self, items: Sequence[Prepared]) -> Sequence[Outcome]:
+        try:
+            vectors: NDArray[np.float32] = self._forward(items).cpu().numpy()
+        except RuntimeError as error:  # out of memory is one of these
+            reason = str(error).partition("\n")[0]
+            return [EngineError(f"torch failed: {reason}; a lower batch_tokens needs less memory") for _ in items]
+        return list(vectors)
+
+    @torch.inference_mode()
+    def _forward(self, items: Sequence[Prepared]) -> torch.Tensor:
+        lengths = [len(item.ids) for item in items]
+        longest = max(lengths)
+        ids = torch.zeros(len(items), longest, dtype=torch.long)
+        for row, item in zip(ids, items, strict=True):
+            row[: len(item.ids)] = torch.as_tensor(item.ids)
+        mask = None
+        if min(lengths) < longest:
+            mask = (torch.arange(longest) < torch.tensor(lengths).unsqueeze(1)).long().to(self._device)
+        tiles = [item.tiles for item in items if item.tiles is not None]
+        if not tiles:
+            return cast(torch.Tensor, self._model(ids.to(self._device), mask))
+        assert isinstance(self._model, LlamaNemotronVLModel)  # noqa: S101 - only its cards have a tiling
+        features = self._model.image_features(torch.from_numpy(np.concatenate(tiles)).to(self._device))
+        return cast(torch.Tensor, self._model(ids.to(self._device), mask, features, self._image))
+
+
+def fit(head: Sequence[int], tail: Sequence[int], limit: int, item: Item) -> list[int]:
+    """Join `head` (prefix and image, never cut) and `tail` (the text) within `limit` tokens.
+
+    Raises `InputTooLongError` where that would cut something that may not be cut.
+    """
+    total, room = len(head) + len(tail), limit - len(head)
+    if total > limit and (item.truncate == "NONE" or room < 0):
+        kind = "text and image have" if item.modality == "text_image" else f"{item.modality} has"
+        advice = "shorten the text or pass truncate='END'" if room >= 0 else "allow more tokens or fewer tiles"
+        raise InputTooLongError(
+            f"the {kind} {total} tokens, over the limit of {limit}; {advice}", tokens=total, limit=limit
+        )
+    if total > limit:
+        tail = tail[:room] if item.truncate == "END" else tail[len(tail) - room :]
+    return [*head, *tail]
+
+
+def plan_batches(lengths: dict[int, int], budget: int) -> Iterator[list[int]]:
+    """Yield groups of keys of `lengths` (tokens by item), each within `budget` tokens when padded to its longest.
+
+    Longest first, so that items of like length keep company and padding is small. An item over the budget
+    makes a group of its own.
+    """
+    group: list[int] = []
+    for index in sorted(lengths, key=lambda index: -lengths[index]):
+        if group and (len(group) + 1) * lengths[group[0]] > budget:
+            yield group
+            group = []
+        group.append(index)
+    if group:
+        yield group
+
+
+def cuda_available() -> bool:
+    """Return whether torch can compute on an NVIDIA GPU here."""
+    return torch.cuda.is_available()
+
+
+def _pick_device(wanted: str) -> str:
+    if wanted == "auto":
+        return "cuda" if cuda_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind = wanted.partition(":")[0]
+    usable = {"cpu": True, "cuda": cuda_available(), "mps": torch.backends.mps.is_available()}
+    if not usable.get(kind):
+        have = ", ".join(name for name, there in usable.items() if there)
+        raise EngineUnavailableError(f"there is no device {wanted!r} here; torch offers: {have}")
+    return wanted
+
+
+def _pick_dtype(wanted: DtypeName, device: str) -> torch.dtype:
+    if wanted != "auto":
+        dtype: torch.dtype = getattr(torch, wanted)
+        return dtype
+    fast = device.startswith("cuda") and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if fast else torch.float32

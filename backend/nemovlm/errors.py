@@ -1,0 +1,122 @@
+"""Every error that this package raises on purpose.
+
+    NemoVLMError
+    ├── ConfigurationError          a setting is wrong, or does not fit another       (also a ValueError)
+    │   ├── UnknownModelError       no such model id or checkpoint folder
+    │   ├── MissingExtraError       a library is not installed                         (also an ImportError)
+    │   └── EngineUnavailableError  the chosen engine cannot run here
+    ├── CheckpointError             a checkpoint is incomplete or of another shape
+    ├── InputError                  one item cannot be embedded as it is              (also a ValueError)
+    │   ├── ImageError              its image cannot be read
+    │   └── InputTooLongError       it has more tokens than the model takes
+    ├── EngineError                 an engine failed, or answered with something that is no embedding
+    ├── PdfError                    a PDF cannot be opened
+    │   ├── PdfPasswordError        it wants a password, or another one
+    │   ├── PdfSecurityError        it is protected in a way that PDFium cannot undo
+    │   ├── PdfFormatError          it is no PDF, or too damaged to open
+    │   └── PdfPageError            one page failed; the others are not concerned
+    └── PageIndexError              a page index cannot do what was asked
+        ├── SpaceMismatchError      vectors of two different spaces would be mixed
+        └── IndexStorageError       its folder cannot be read or written
+
+A message is one sentence or two: what happened, to which item, what to do. Messages hold no keys and no image
+data. Every error survives pickling, because pages are rendered in other processes.
+"""
+
+from typing import Self
+
+
+class NemoVLMError(Exception):
+    """Base of all errors raised on purpose. `item` names the input concerned, where there is one."""
+
+    item: str | None = None
+
+    def at(self, item: str) -> Self:
+        """Name the input that this error is about, unless that is known already."""
+        self.item = self.item or item
+        return self
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return f"{self.item}: {message}" if self.item else message
+
+
+class ConfigurationError(NemoVLMError, ValueError):
+    """A setting is wrong, or does not fit another."""
+
+
+class UnknownModelError(ConfigurationError):
+    """There is no such model id and no such checkpoint folder."""
+
+
+class MissingExtraError(ConfigurationError, ImportError):
+    """A library is missing; the message says which extra brings it."""
+
+    def __init__(self, what: str, extra: str = "") -> None:
+        hint = f"{what} needs more than the base install: pip install 'nemovlm[{extra}]'" if extra else what
+        super().__init__(hint)  # with a whole message alone, as unpickling passes it
+
+
+class EngineUnavailableError(ConfigurationError):
+    """The engine that was chosen cannot run on this machine, or not in this release."""
+
+
+class CheckpointError(NemoVLMError):
+    """A checkpoint cannot be used: a file or weight is missing, left over, or of another shape."""
+
+
+class InputError(NemoVLMError, ValueError):
+    """One input cannot be embedded as it is."""
+
+
+class ImageError(InputError):
+    """An image cannot be read, or is too large to be decoded safely."""
+
+
+class InputTooLongError(InputError):
+    """An input has more tokens than the model takes. `tokens` and `limit` are the two numbers."""
+
+    def __init__(self, message: str, *, tokens: int = 0, limit: int = 0) -> None:
+        super().__init__(message)
+        self.tokens = tokens
+        self.limit = limit
+
+
+class EngineError(NemoVLMError):
+    """An engine failed, or answered with something that is not a proper embedding."""
+
+
+class PdfError(NemoVLMError):
+    """A PDF cannot be opened or read."""
+
+
+class PdfPasswordError(PdfError):
+    """A PDF is encrypted, and the password is missing or wrong."""
+
+
+class PdfSecurityError(PdfError):
+    """A PDF uses a protection scheme that PDFium does not support."""
+
+
+class PdfFormatError(PdfError):
+    """A file is no PDF, or too damaged to be opened."""
+
+
+class PdfPageError(PdfError):
+    """One page of a PDF cannot be read. `page` is its 0-based index; the other pages are not concerned."""
+
+    def __init__(self, message: str, *, page: int = 0) -> None:
+        super().__init__(message)
+        self.page = page
+
+
+class PageIndexError(NemoVLMError):
+    """A page index cannot do what was asked."""
+
+
+class SpaceMismatchError(PageIndexError):
+    """Vectors of two different embedding spaces would be mixed."""
+
+
+class IndexStorageError(PageIndexError):
+    """The folder of a page index cannot be read or written."""

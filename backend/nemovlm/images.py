@@ -1,0 +1,124 @@
+"""Any image source becomes an upright RGB picture, or an `ImageError` that says why not.
+
+Knows Pillow; knows nothing of models. Nothing here opens a path or a URL out of a text: a `str` is accepted
+only if the whole of it is a data URL.
+"""
+
+import base64
+import binascii
+import warnings
+from io import BytesIO
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from nemovlm.errors import ImageError
+
+ImageSource: TypeAlias = Image.Image | bytes | Path | str
+"""A Pillow image, the bytes of an image file, a `Path`, or a whole data URL (`data:image/png;base64,...`)."""
+
+MAX_PIXELS = 178_956_970
+"""Twice Pillow's own `Image.MAX_IMAGE_PIXELS`: where Pillow, and vLLM with it, speak of a decompression bomb."""
+
+# Raster formats that Pillow decodes by itself. Left out on purpose: EPS starts Ghostscript.
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO", "JPEG2000", "AVIF")
+
+
+def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode `source` to mode RGB: EXIF rotation applied, alpha laid on white, first frame of an animation.
+
+    16-bit greyscale is scaled to 8 bits, not clipped. Raises `ImageError`.
+    """
+    image = source if isinstance(source, Image.Image) else _open(_read(source))
+    if image.width * image.height > max_pixels:
+        raise ImageError(
+            f"the image has {image.width} x {image.height} pixels, more than the limit of {max_pixels}; shrink it first"
+        )
+    if not image.width or not image.height:
+        raise ImageError("the image has no pixels")
+    try:
+        return _rgb(ImageOps.exif_transpose(image))
+    except (OSError, ValueError, SyntaxError, MemoryError) as error:  # what decoders raise on damaged data
+        raise ImageError(f"the image is damaged ({_reason(error)}); save it again or leave it out") from error
+
+
+def encode_jpeg(image: Image.Image, *, longest_edge: int, quality: int = 80) -> bytes:
+    """Return a JPEG of `image` (RGB), shrunk so that neither side is over `longest_edge` pixels."""
+    small = image.copy()
+    small.thumbnail((longest_edge, longest_edge), Image.Resampling.LANCZOS)
+    buffer = BytesIO()
+    small.save(buffer, "JPEG", quality=quality, optimize=True)
+    return buffer.getvalue()
+
+
+def encode_png(image: Image.Image) -> bytes:
+    """Return `image` as the bytes of a PNG file."""
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def data_url(encoded: bytes, mime_type: str) -> str:
+    """Return `encoded` as a `data:` URL."""
+    return f"data:{mime_type};base64,{base64.b64encode(encoded).decode('ascii')}"
+
+
+def _read(source: bytes | Path | str) -> bytes:
+    if isinstance(source, Path):
+        try:
+            data = source.read_bytes()
+        except OSError as error:
+            raise ImageError(f"cannot read {source}: {error.strerror or error}") from error
+    elif isinstance(source, str):
+        data = _decode_data_url(source)
+    elif isinstance(source, bytes):
+        data = source
+    else:
+        raise ImageError(f"a {type(source).__name__} is no image: pass a Pillow image, bytes, a Path or a data URL")
+    if not data:
+        raise ImageError(f"{source} is empty (0 bytes)" if isinstance(source, Path) else "the image is empty (0 bytes)")
+    return data
+
+
+def _decode_data_url(url: str) -> bytes:
+    header, comma, payload = url.partition(",")
+    if not (header.startswith("data:image/") and header.endswith(";base64") and comma):
+        raise ImageError(
+            "a str is taken as an image only if all of it is a data URL (data:image/...;base64,...); "
+            "for a file pass a pathlib.Path"
+        )
+    try:
+        return base64.b64decode(payload, validate=True)
+    except binascii.Error as error:
+        raise ImageError(f"the data URL is not valid base64 ({error})") from error
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns at half the size at which it refuses; the limit here is checked by the caller.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(BytesIO(data), formats=_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"the image is too large to be decoded safely ({error})") from error
+    except (OSError, ValueError, SyntaxError) as error:  # UnidentifiedImageError is an OSError
+        raise ImageError("the bytes are no image that can be read (PNG, JPEG, WebP, TIFF, GIF, BMP)") from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if getattr(image, "n_frames", 1) > 1:
+        image.seek(0)
+    if image.mode.startswith("I"):  # 16 bits a pixel, under one of several names; convert() would clip it
+        values = np.asarray(image, dtype=np.int64).clip(0, 65535)
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    image.load()
+    return image.convert("RGB") if image.mode != "RGB" else image
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,1 @@
+"""What is known of each family of models: cards, prompts, tiles, and the module itself."""

@@ -1,0 +1,213 @@
+"""Where a checkpoint is and what its files say. Knows file layouts; knows no torch module.
+
+Two layouts are read, as published: `LlamaNemotronVLModel` (vision and text) and `LlamaBidirectionalModel` (text).
+Nothing but JSON and safetensors is ever fetched or opened, so no code from the hub can run.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, get_args
+
+from nemovlm.errors import CheckpointError, ConfigurationError, MissingExtraError, UnknownModelError
+from nemovlm.models.catalogue import (
+    CATALOGUE,
+    MAX_TEXT_TOKENS,
+    MAX_TOKENS_WITH_IMAGE,
+    Architecture,
+    ModelCard,
+    find_card,
+    nearest,
+)
+from nemovlm.models.tiling import Tiling
+
+_WEIGHTS = "model.safetensors"
+_WEIGHTS_INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model that was found: its card, and its folder unless it has to be fetched first."""
+
+    card: ModelCard
+    folder: Path | None
+
+    @property
+    def identity(self) -> str:
+        """What tells these weights from any others: model id and revision, or a digest of the folder's files."""
+        if self.card.revision:
+            return f"{self.card.id}@{self.card.revision[:12]}"
+        assert self.folder is not None  # noqa: S101 - a card without a revision is one of a folder
+        return f"checkpoint@{_digest(self.folder)}"
+
+    def fetch(self) -> Path:
+        """Return the folder, downloading it from the hub at the card's revision if need be.
+
+        Raises `CheckpointError` if the hub cannot be reached or does not give the files out.
+        """
+        if self.folder is not None:
+            return self.folder
+        try:
+            from huggingface_hub import snapshot_download
+        except ImportError as error:
+            raise MissingExtraError("the hub client", "local") from error
+        try:
+            return Path(
+                snapshot_download(self.card.id, revision=self.card.revision, allow_patterns=["*.json", "*.safetensors"])
+            )
+        except Exception as error:  # the hub client has no common base for what the network may do
+            raise CheckpointError(
+                f"{self.card.id} at revision {self.card.revision} could not be downloaded ({_first_line(error)}); "
+                "check the network and, for a gated model, HF_TOKEN, or pass the folder of a copy"
+            ) from error
+
+
+def find_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
+    """Return the checkpoint that a model id or a folder names, without network and without loading anything.
+
+    Raises `UnknownModelError` (with the nearest known id), `CheckpointError`, or `ConfigurationError` where a
+    hub model has no pinned revision.
+    """
+    card = find_card(model)
+    if card is None:
+        if not Path(model).is_dir():
+            guess = nearest(model)
+            known = ", ".join(card.id for card in CATALOGUE)
+            raise UnknownModelError(
+                f"there is no model {model!r} and no such folder; "
+                + (f"did you mean {guess!r}?" if guess else f"known models: {known}")
+            )
+        folder = Path(model).resolve()
+        return Checkpoint(_card_of_folder(folder), folder)
+    if not card.on_hub:
+        return Checkpoint(card, Path(str(files("nemovlm"))) / "pocket")
+    if revision:
+        card = replace(card, revision=revision)
+    if card.revision is None:
+        raise ConfigurationError(
+            f"the catalogue pins no hub revision of {card.id}: pass revision='<commit>', or the folder of a copy"
+        )
+    return Checkpoint(card, None)
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """Return a JSON file of a checkpoint; an absent `processor_config.json` counts as empty.
+
+    Raises `CheckpointError`.
+    """
+    try:
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if name == "processor_config.json":
+            return {}
+        raise CheckpointError(f"{folder} has no {name}: it is no checkpoint folder") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / name} cannot be read ({_first_line(error)})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{folder / name} must hold a JSON object")
+    return content
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files of a checkpoint. Raises `CheckpointError` if one is missing."""
+    if (folder / _WEIGHTS_INDEX).exists():
+        names = sorted(set(read_json(folder, _WEIGHTS_INDEX).get("weight_map", {}).values()))
+    else:
+        names = [_WEIGHTS]
+    for name in names:
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder} has no weights: {name} is missing")
+    return [folder / name for name in names]
+
+
+def canonical_names(names: Iterator[str] | list[str]) -> Mapping[str, str]:
+    """Return {name in the file: name in the module} for the weights that the module has a use for.
+
+    Checkpoints saved by transformers 4 spell the tower `vision_model.vision_model.`; some nest the text model
+    as `language_model.model.`. Left out: the attention-pooling head of the tower, a language-model head, and
+    position tables that are computed.
+    """
+    kept = {}
+    for name in names:
+        new = name.replace("vision_model.vision_model.", "vision_model.", 1)
+        new = new.replace("language_model.model.", "language_model.", 1)
+        computed = new.endswith(("rotary_emb.inv_freq", "embeddings.position_ids"))
+        if not (computed or new.startswith("vision_model.head.") or "lm_head." in new):
+            kept[name] = new
+    return kept
+
+
+def architecture_of(config: Mapping[str, Any]) -> Architecture:
+    """Return the architecture that a `config.json` names. Raises `CheckpointError` for any other."""
+    names = config.get("architectures") or ["none"]
+    for known in get_args(Architecture):
+        if known in names:
+            return known  # type: ignore[no-any-return] # get_args() of a Literal of str
+    raise CheckpointError(
+        f"the checkpoint's architecture is {names[0]}; this package runs {' and '.join(get_args(Architecture))}"
+    )
+
+
+def tiling_of(config: Mapping[str, Any], processor: Mapping[str, Any]) -> Tiling:
+    """Return the tiling of a vision checkpoint, with the fallbacks that vLLM's processor has."""
+    side = int(config.get("force_image_size") or config["vision_config"]["image_size"])
+    patches = side // int(config["vision_config"]["patch_size"])
+    dynamic = processor.get("dynamic_image_size", config.get("dynamic_image_size", True))
+    smallest = processor.get("min_input_tiles", config.get("min_dynamic_patch", 1)) if dynamic else 1
+    largest = processor.get("max_input_tiles", config.get("max_dynamic_patch", 6)) if dynamic else 1
+    return Tiling(
+        tile=side,
+        tokens_per_tile=int(patches**2 * float(config.get("downsample_ratio", 0.5)) ** 2),
+        min_tiles=int(smallest),
+        max_tiles=int(largest),
+    )
+
+
+def _card_of_folder(folder: Path) -> ModelCard:
+    config = read_json(folder, "config.json")
+    architecture = architecture_of(config)
+    weight_files(folder)
+    try:
+        vision = architecture == "LlamaNemotronVLModel"
+        text_config = config["llm_config"] if vision else config
+        longest = int(text_config["max_position_embeddings"])
+        return ModelCard(
+            id=folder.name,
+            architecture=architecture,
+            dimension=int(text_config["hidden_size"]),
+            on_hub=False,
+            tiling=tiling_of(config, read_json(folder, "processor_config.json")) if vision else None,
+            max_text_tokens=min(longest, MAX_TEXT_TOKENS),
+            max_tokens_with_image=min(longest, MAX_TOKENS_WITH_IMAGE),
+            matryoshka=tuple(config.get("matryoshka_dimensions") or ()),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / 'config.json'} is incomplete: {error} is missing or unusable") from error
+
+
+def _digest(folder: Path) -> str:
+    """Return a digest of every file that decides over the vectors: copies of a folder are one space."""
+    parts = [*weight_files(folder), *(folder / name for name in ("config.json", "tokenizer.json"))]
+    parts += [path for path in [folder / "processor_config.json"] if path.exists()]
+    total = hashlib.sha256()
+    for path in parts:
+        try:
+            stat = path.stat()
+            total.update(_file_digest(path, stat.st_mtime_ns, stat.st_size))
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read ({error.strerror})") from error
+    return total.hexdigest()[:12]
+
+
+@lru_cache(maxsize=64)
+def _file_digest(path: Path, modified: int, size: int) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,110 @@
+"""Images are cut into square tiles: which grid, which pixels, how many tokens.
+
+Source: vLLM `vllm/transformers_utils/processors/nemotron_vl.py` (`get_nemotron_vl_target_ratios`,
+`find_closest_aspect_ratio`), identical in NVIDIA's `nemo_automodel` 0.7.0.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+# A page is measured as if it had been rendered at this resolution, the one at which NVIDIA's own pipelines
+# (NeMo-Retriever, `dpi=200`) show a page to the model before it is cut.
+_REFERENCE_DPI = 200
+_POINTS_PER_INCH = 72
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a model cuts images: square tiles of `tile` pixels, `min_tiles` to `max_tiles` of them, each worth
+    `tokens_per_tile` tokens, and the whole image once more as a thumbnail if there is more than one tile."""
+
+    tile: int = 512
+    tokens_per_tile: int = 256
+    min_tiles: int = 1
+    max_tiles: int = 6
+    thumbnail: bool = True
+
+    @cached_property
+    def grids(self) -> tuple[tuple[int, int], ...]:
+        """All grids (columns, rows) to choose from, fewest tiles first.
+
+        Grids of one size keep the order of Python's set, as in the reference: the first wins a tie.
+        """
+        grids = {
+            (columns, rows)
+            for n in range(self.min_tiles, self.max_tiles + 1)
+            for columns in range(1, n + 1)
+            for rows in range(1, n + 1)
+            if self.min_tiles <= columns * rows <= self.max_tiles
+        }
+        return tuple(sorted(grids, key=lambda grid: grid[0] * grid[1]))
+
+    def grid(self, width: float, height: float) -> tuple[int, int]:
+        """Return the grid (columns, rows) for an image of `width` x `height` pixels.
+
+        It maximises `min(n * tile**2 / area, 0.6) * min(r / a, a / r)`: enough tiles to hold the pixels, and
+        an aspect ratio r near the image's own a.
+        """
+        aspect = width / height
+
+        def fit(grid: tuple[int, int]) -> float:
+            columns, rows = grid
+            ratio = columns / rows
+            capacity = columns * rows * self.tile * self.tile / (width * height)
+            return min(capacity, 0.6) * min(ratio / aspect, aspect / ratio)
+
+        return max(self.grids, key=fit)  # max() keeps the first of equals
+
+    def token_count(self, width: float, height: float) -> int:
+        """Return how many image tokens an image of `width` x `height` pixels becomes."""
+        return self._tiles(self.grid(width, height)) * self.tokens_per_tile
+
+    @property
+    def max_tokens(self) -> int:
+        """The most image tokens that any image becomes."""
+        return self._tiles((self.max_tiles, 1)) * self.tokens_per_tile
+
+    def cut(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Cut an RGB image into tiles: (tiles, tile, tile, 3) uint8, row by row, the thumbnail last.
+
+        Bicubic resize to the grid, without keeping the aspect ratio and without padding, as in the reference.
+        """
+        columns, rows = self.grid(*image.size)
+        side = self.tile
+        whole = np.asarray(image.resize((side * columns, side * rows)))  # Pillow's default filter is bicubic
+        tiles = whole.reshape(rows, side, columns, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
+        if self._tiles((columns, rows)) > columns * rows:
+            tiles = np.concatenate([tiles, np.asarray(image.resize((side, side)))[None]])
+        return tiles
+
+    def render_size(self, width: float, height: float) -> tuple[int, int]:
+        """Return the pixels (width, height) at which to render a page of `width` x `height` points.
+
+        The smallest size, at the page's own aspect ratio, that fills the grid which the page would get at 200
+        dpi: the model sees no pixel that had to be enlarged, and none is rendered in vain. Pages far longer
+        than any grid are held to twice the grid's pixels.
+        """
+        to_pixels = _REFERENCE_DPI / _POINTS_PER_INCH
+        columns, rows = self.grid(width * to_pixels, height * to_pixels)
+        target_width, target_height = columns * self.tile, rows * self.tile
+        cover = max(target_width / width, target_height / height)
+        budget = math.sqrt(2 * target_width * target_height) / math.sqrt(width) / math.sqrt(height)
+        scale = min(cover, budget)
+        longest = 2 * self.max_tiles * self.tile
+        return (
+            min(max(1, math.ceil(width * scale - 1e-6)), longest),
+            min(max(1, math.ceil(height * scale - 1e-6)), longest),
+        )
+
+    def _tiles(self, grid: tuple[int, int]) -> int:
+        tiles = grid[0] * grid[1]
+        return tiles + 1 if self.thumbnail and tiles > 1 else tiles
+
+
+NEMOTRON_TILING = Tiling()
+"""The tiling of NVIDIA's published VL embedding models: an A4 page fills 2 x 3 tiles of 512, 1792 tokens in all."""

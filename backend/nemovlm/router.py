@@ -1,0 +1,74 @@
+"""From settings to an engine, with the reason for the choice in words.
+
+The rule: an explicit `base_url` means remote; without one a local engine is taken. An API key in the
+environment alone never sends a document off the machine.
+"""
+
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+
+from nemovlm.engines.base import Engine
+from nemovlm.errors import EngineUnavailableError, MissingExtraError
+from nemovlm.models.catalogue import DEFAULT_MODEL, POCKET
+from nemovlm.models.checkpoint import Checkpoint
+from nemovlm.settings import EngineName, Settings
+
+# Where each engine lives. One that is not listed is not in this release.
+_ENGINES: dict[EngineName, tuple[str, str]] = {
+    "transformers": ("nemovlm.engines.transformers", "TransformersEngine"),
+}
+
+
+@dataclass(frozen=True)
+class Route:
+    """Which engine, and why: `reason` reads on from "engine X because ..."."""
+
+    engine: EngineName
+    reason: str
+
+
+def choose_engine(settings: Settings) -> Route:
+    """Return the engine for `settings`. Raises `EngineUnavailableError` or `MissingExtraError`."""
+    route = _wish(settings)
+    if route.engine not in _ENGINES:
+        raise EngineUnavailableError(
+            f"engine {route.engine!r} ({route.reason}) is not in this release, which has: {', '.join(_ENGINES)}"
+        )
+    return route
+
+
+def build_engine(route: Route, checkpoint: Checkpoint, settings: Settings) -> Engine:
+    """Make the engine of `route`, not started yet."""
+    module, name = _ENGINES[route.engine]
+    engine: Engine = getattr(import_module(module), name)(checkpoint, settings)
+    return engine
+
+
+def default_model(settings: Settings) -> tuple[str, str]:
+    """Return the model to take where nobody chose one, and why."""
+    if settings.base_url:
+        return DEFAULT_MODEL, "a base_url is set"
+    if _has_cuda():
+        return DEFAULT_MODEL, "there is a CUDA GPU"
+    return POCKET, "no model was chosen, and there is no GPU and no base_url"
+
+
+def _wish(settings: Settings) -> Route:
+    if settings.engine != "auto":
+        return Route(settings.engine, "it was asked for")
+    if settings.base_url:
+        return Route("nim", "a base_url is set")
+    if "vllm" in _ENGINES and find_spec("vllm") and _has_cuda():
+        return Route("vllm", "vLLM is installed and there is a CUDA GPU")
+    if find_spec("torch") and find_spec("transformers"):
+        return Route("transformers", "torch and transformers are installed, and no base_url is set")
+    raise MissingExtraError("a local engine", "local")
+
+
+def _has_cuda() -> bool:
+    if not find_spec("torch"):
+        return False
+    from nemovlm.engines.transformers import cuda_available
+
+    return cuda_available()

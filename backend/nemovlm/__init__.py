@@ -5,7 +5,6 @@ or lancedb only by the part that needs them.
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from nemovlm.inputs import Passage
     from nemovlm.pdf import Page, iter_pages
 
-__version__ = version("nemovlm")
+    __version__: str
 
 __all__ = ["Embedder", "Hit", "NemoVLMError", "Page", "PageIndex", "Passage", "__version__", "iter_pages"]
 
@@ -31,6 +30,10 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("nemovlm")
     if name not in _HOME:
         raise AttributeError(f"module 'nemovlm' has no attribute {name!r}")
     return getattr(import_module(f"nemovlm.{_HOME[name]}"), name)

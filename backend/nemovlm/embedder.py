@@ -132,6 +132,8 @@ class Embedder:
         if settings.max_tiles and checkpoint.card.tiling:
             tiling = replace(checkpoint.card.tiling, max_tiles=settings.max_tiles)
             checkpoint = replace(checkpoint, card=replace(checkpoint.card, tiling=tiling))
+        if checkpoint.folder and not checkpoint.card.revision:
+            settings = settings.model_copy(update={"model": str(checkpoint.folder)})  # right in another folder too
         self._settings = settings
         self._checkpoint = checkpoint
         self._card = checkpoint.card
@@ -142,6 +144,16 @@ class Embedder:
             )
 
     # What it is
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that it was made with, whether given or read from the environment."""
+        return self._settings
+
+    @property
+    def model(self) -> str:
+        """The id of the model, or the name of its folder."""
+        return self._card.id
 
     @property
     def dimension(self) -> int:

@@ -9,7 +9,9 @@ import binascii
 import warnings
 from io import BytesIO
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -42,6 +44,25 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
         return _rgb(ImageOps.exif_transpose(image))
     except (OSError, ValueError, SyntaxError, MemoryError) as error:  # what decoders raise on damaged data
         raise ImageError(f"the image is damaged ({_reason(error)}); save it again or leave it out") from error
+
+
+def image_source(reference: "ImageSource | BinaryIO") -> ImageSource:
+    """Return what an image argument of a framework stands for, where, unlike in this package, a `str` is a path.
+
+    Takes a path, a `file://` URL, a data URL, bytes, an open binary file (read from its start) or a Pillow image.
+    Raises `ImageError` for an address on the network: nothing is fetched.
+    """
+    if isinstance(reference, str) and not reference.startswith("data:"):
+        scheme, _, rest = reference.partition("://")
+        if not rest:
+            return Path(reference)
+        if scheme == "file":
+            return Path(url2pathname(urlsplit(reference).path))
+        raise ImageError(f"{scheme}:// addresses are not fetched; download the image and pass its path or its bytes")
+    if isinstance(reference, (str, bytes, Path, Image.Image)):
+        return reference
+    reference.seek(0)
+    return reference.read()
 
 
 def encode_jpeg(image: Image.Image, *, longest_edge: int, quality: int = 80) -> bytes:

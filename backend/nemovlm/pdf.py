@@ -18,6 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import islice
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any, BinaryIO, Self, TypeAlias
@@ -39,7 +40,8 @@ _log = logging.getLogger("nemovlm")
 _POINTS_PER_INCH = 72
 # PDFium's marks for a hyphen at the end of a line, behind which the word goes on, and stray NULs.
 _NO_TEXT = str.maketrans("", "", "\ufffe\x02\x00")
-_CHANNELS = 4  # RGB and a byte unused, which is how Pillow lays out RGB: no copy is needed
+_CHANNELS = 3
+_RUN = 2  # pages handed to a rendering process at once
 _RENDER_FLAGS = pdfium.FPDF_ANNOT | pdfium.FPDF_REVERSE_BYTE_ORDER  # annotations too; RGB instead of BGR
 
 _Render: TypeAlias = Callable[[], "Page"]
@@ -146,15 +148,16 @@ def count_pages(source: PdfSource, *, password: str | None = None) -> int:
 
 @dataclass(frozen=True)
 class _Drawn:
-    """A page whose pixels, (rows, columns, 4) uint8, lie in somebody's buffer."""
+    """A page whose pixels, (rows, columns, 3) uint8, lie in somebody's buffer."""
 
     columns: int
     rows: int
     facts: dict[str, Any]
 
-    def page(self, pixels: bytes | bytearray) -> Page:
-        """Return the page; its image shares memory with `pixels`, which must not change any more."""
-        image = Image.frombuffer("RGB", (self.columns, self.rows), pixels, "raw", "RGBX", 0, 1)
+    def page(self, pixels: Any) -> Page:
+        """Return the page. Its image is a copy (Pillow holds RGB in another layout), so the buffer is free again."""
+        image = Image.new("RGB", (self.columns, self.rows), None)  # None: not filled, since all of it is written
+        image.frombytes(pixels, "raw", "RGB")
         return Page(image=image, **self.facts)
 
 
@@ -166,6 +169,7 @@ class _Renderer:
         self.name = str(source) if isinstance(source, Path) else "<bytes>"
         self._tiling = tiling
         self._dpi = dpi
+        self._canvas = bytearray()  # kept from page to page: the first touch of fresh memory costs as much as drawing
         with _lock:
             self._document = _open(source, password, self.name)
             self.total = len(self._document)
@@ -188,8 +192,9 @@ class _Renderer:
 
     def page(self, index: int) -> Page:
         """Draw a page in this process. Raises `PdfPageError`."""
-        pixels = bytearray(self.bytes_needed(index))
-        return self.draw(index, pixels).page(pixels)
+        if len(self._canvas) < (needed := self.bytes_needed(index)):
+            self._canvas = bytearray(needed)
+        return self.draw(index, self._canvas).page(memoryview(self._canvas)[:needed])
 
     def bytes_needed(self, index: int) -> int:
         """Return how large a buffer the pixels of a page take. Raises `PdfPageError`."""
@@ -227,7 +232,7 @@ class _Renderer:
     def _paint(self, page: pypdfium2.PdfPage, columns: int, rows: int, buffer: Any) -> None:
         pixels = (ctypes.c_ubyte * (columns * rows * _CHANNELS)).from_buffer(buffer)
         ctypes.memset(pixels, 0xFF, len(pixels))  # white, far faster than PDFium fills
-        bitmap = pypdfium2.PdfBitmap.new_native(columns, rows, pdfium.FPDFBitmap_BGRx, buffer=pixels)
+        bitmap = pypdfium2.PdfBitmap.new_native(columns, rows, pdfium.FPDFBitmap_BGR, buffer=pixels)
         try:
             place = (bitmap, page, 0, 0, columns, rows, 0, _RENDER_FLAGS)
             pdfium.FPDF_RenderPageBitmap(*place)
@@ -315,26 +320,36 @@ def _in_turn(renderer: _Renderer, wanted: Iterable[int]) -> Iterator[_Render]:
 def _in_processes(renderer: _Renderer, wanted: Iterable[int], workers: int) -> Iterator[_Render]:
     """Draw in other processes, a few pages ahead of the reader, in the order wanted.
 
-    The pixels come over in shared memory: through a pipe they would cost more than drawing them.
+    The pixels come over in shared memory: through a pipe they would cost more than drawing them. Pages are
+    handed out a few at a time, because so do the messages.
     """
     ahead: deque[_Render] = deque()
     idle: list[SharedMemory] = []
     blocks: list[SharedMemory] = []
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _take_renderer, (renderer,))
 
-    def send(index: int) -> _Render:
-        needed = renderer.bytes_needed(index)
+    def take(index: int) -> SharedMemory:
+        try:
+            needed = renderer.bytes_needed(index)
+        except PdfPageError:
+            needed = 1  # the worker will meet the same error and report it
         block = idle.pop() if idle else None
         if block is None or block.size < needed:
             block = SharedMemory(create=True, size=needed)
             blocks.append(block)
-        return partial(receive, pool.submit(_draw_here, index, block.name), block)
+        return block
 
-    def receive(drawn: Future[_Drawn], block: SharedMemory) -> Page:
+    def send(run: list[int]) -> list[_Render]:
+        taken = [take(index) for index in run]
+        drawn = pool.submit(_draw_here, [(index, block.name) for index, block in zip(run, taken, strict=True)])
+        return [partial(receive, drawn, place, block) for place, block in enumerate(taken)]
+
+    def receive(drawn: Future[list[_Drawn | PdfPageError]], place: int, block: SharedMemory) -> Page:
         try:
-            facts = drawn.result()
-            assert block.buf is not None  # noqa: S101 - it is open until this generator ends
-            return facts.page(bytes(block.buf))
+            result = drawn.result()[place]
+            if isinstance(result, PdfPageError):
+                raise result
+            return result.page(block.buf[: result.columns * result.rows * _CHANNELS])
         except BrokenProcessPool as error:
             what = "a rendering process died; PDFium may crash on this PDF"
             raise PdfError(what).at(renderer.name) from error
@@ -342,12 +357,10 @@ def _in_processes(renderer: _Renderer, wanted: Iterable[int], workers: int) -> I
             idle.append(block)
 
     try:
-        for index in wanted:
-            try:
-                ahead.append(send(index))
-            except PdfPageError as error:
-                ahead.append(partial(_raise, error))
-            if len(ahead) > 2 * workers:
+        indexes = iter(wanted)
+        while run := list(islice(indexes, _RUN)):
+            ahead.extend(send(run))
+            while len(ahead) > 2 * workers * _RUN:
                 yield ahead.popleft()
         yield from ahead
     finally:
@@ -355,10 +368,6 @@ def _in_processes(renderer: _Renderer, wanted: Iterable[int], workers: int) -> I
         for block in blocks:
             block.close()
             block.unlink()
-
-
-def _raise(error: PdfPageError) -> Page:
-    raise error
 
 
 # In a worker process: one document, and the blocks of shared memory that it has seen.
@@ -371,7 +380,13 @@ def _take_renderer(renderer: _Renderer) -> None:
     _renderer_here = renderer
 
 
-def _draw_here(index: int, name: str) -> _Drawn:
-    if name not in _blocks_here:
-        _blocks_here[name] = SharedMemory(name)
-    return _renderer_here.draw(index, _blocks_here[name].buf)
+def _draw_here(run: list[tuple[int, str]]) -> list[_Drawn | PdfPageError]:
+    drawn: list[_Drawn | PdfPageError] = []
+    for index, name in run:
+        if name not in _blocks_here:
+            _blocks_here[name] = SharedMemory(name)
+        try:
+            drawn.append(_renderer_here.draw(index, _blocks_here[name].buf))
+        except PdfPageError as error:
+            drawn.append(error)
+    return drawn

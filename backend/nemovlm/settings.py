@@ -3,7 +3,7 @@
 import os
 from typing import Any, Literal, TypeAlias
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, BaseModel, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nemovlm.errors import ConfigurationError
@@ -53,6 +53,30 @@ class Settings(BaseSettings):
             return cls(**{name: value for name, value in arguments.items() if value is not None})
         except ValidationError as error:
             raise ConfigurationError("; ".join(_complaint(detail) for detail in error.errors())) from None
+
+
+class Knobs(BaseModel):
+    """The same knobs as fields of a framework's class: all optional, None meaning environment, then default."""
+
+    model: str | None = None
+    revision: str | None = None
+    engine: EngineName | None = None
+    base_url: str | None = None
+    api_key: SecretStr | None = Field(default=None, exclude=True)
+    dimensions: int | None = None
+    truncate: Truncate | None = None
+    max_tokens: int | None = None
+    max_tiles: int | None = None
+    device: str | None = None
+    dtype: DtypeName | None = None
+    batch_tokens: int | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the knobs that were given, as arguments of `Embedder`."""
+        given = {name: getattr(self, name) for name in Knobs.model_fields}
+        if self.api_key:
+            given["api_key"] = self.api_key.get_secret_value()
+        return {name: value for name, value in given.items() if value is not None}
 
 
 def _complaint(detail: Any) -> str:

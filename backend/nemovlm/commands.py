@@ -1,0 +1,323 @@
+"""The commands: `nemovlm index | search | embed | delete | models | doctor`.
+
+Results go to standard output, everything said about them to standard error. Exit codes: 0 done; 1 an error, in
+one line; 2 wrong usage; 3 done, but some documents or pages were left out; 130 stopped by Ctrl-C.
+"""
+
+import json
+from collections.abc import Callable
+from functools import wraps
+from importlib.util import find_spec
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec
+
+import numpy as np
+
+from nemovlm import __version__
+from nemovlm.embedder import Embedder
+from nemovlm.errors import ConfigurationError, MissingExtraError, NemoVLMError
+from nemovlm.inputs import Modality, Passage
+from nemovlm.models.catalogue import CATALOGUE, POCKET
+from nemovlm.router import default_model
+from nemovlm.settings import EngineName, Settings
+
+try:
+    import typer
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Table
+    from rich.text import Text
+except ImportError as missing:
+    raise MissingExtraError("the nemovlm command", "cli") from missing
+
+P = ParamSpec("P")
+
+_LEFT_OUT = 3
+_STOPPED = 130
+_SHOWN_ERRORS = 20
+
+# What each extra brings, by the modules that show it is there.
+_EXTRAS = {
+    "cli": ("typer", "rich", "jinja2"),
+    "local": ("torch", "transformers", "safetensors", "huggingface_hub"),
+    "index": ("lancedb", "pyarrow"),
+    "langchain": ("langchain_core",),
+    "llamaindex": ("llama_index",),
+    "vllm": ("vllm",),
+}
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Find the pages of PDFs that answer a question, with NVIDIA's multimodal embedding models.",
+    epilog="Every setting can also be given as NEMOVLM_<NAME> in the environment.",
+)
+_out = Console(highlight=False)
+_err = Console(stderr=True, highlight=False)
+
+Db = Annotated[Path, typer.Option("--db", help="The folder of the index.", show_default=False)]
+Model = Annotated[str | None, typer.Option(help="A model id (see `nemovlm models`) or a checkpoint folder.")]
+Engine = Annotated[EngineName | None, typer.Option(help="Where the model runs. Default: auto.", show_default=False)]
+BaseUrl = Annotated[str | None, typer.Option(help="The address of a remote engine.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. Default: the best there is.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def _command(function: Callable[P, None]) -> Callable[P, None]:
+    """Make a command of `function`: its errors become one line and an exit code."""
+
+    @wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            function(*args, **kwargs)
+        except NemoVLMError as error:
+            if kwargs.get("debug"):
+                raise
+            _say(f"error: {error}", style="red")
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            _say("stopped")
+            raise typer.Exit(_STOPPED) from None
+
+    app.command()(guarded)
+    return guarded
+
+
+@_command
+def index(
+    paths: Annotated[list[Path], typer.Argument(help="PDFs, and folders of PDFs.", show_default=False)],
+    db: Db,
+    model: Model = None,
+    engine: Engine = None,
+    base_url: BaseUrl = None,
+    device: Device = None,
+    modality: Annotated[Modality | None, typer.Option(help="What of a page is embedded. Default: all it can.")] = None,
+    password: Annotated[str | None, typer.Option(help="For encrypted PDFs.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes to render pages in.")] = 1,
+    debug: Debug = False,
+) -> None:
+    """Put the pages of PDFs into an index. What is there already is not done again."""
+    from nemovlm.index import PageIndex
+
+    embedder = _embedder(db, model=model, engine=engine, base_url=base_url, device=device)
+    pages = PageIndex(db, embedder)
+    if modality is None and "image" not in embedder.modalities:
+        _say("pages are embedded by their text layer, because this model reads text only")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=_err, transient=True, disable=not _err.is_terminal) as bar:
+        task = bar.add_task("pages", total=None)
+        try:
+            report = pages.add(
+                paths,
+                modality=modality,
+                password=password,
+                workers=workers,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        except KeyboardInterrupt:
+            bar.stop()
+            _say(f"the index in {db} keeps {len(pages)} pages; the same command goes on from there")
+            raise
+    for error in report.failed[:_SHOWN_ERRORS]:
+        _say(f"left out: {error}", style="yellow")
+    if len(report.failed) > _SHOWN_ERRORS:
+        _say(f"… and {len(report.failed) - _SHOWN_ERRORS} more")
+    _say(f"{report}; the index in {db} has {len(pages)} pages")
+    if report.failed:
+        raise typer.Exit(_LEFT_OUT)
+
+
+@_command
+def search(
+    questions: Annotated[
+        list[str] | None, typer.Argument(help="Questions, each in quotes.", show_default=False)
+    ] = None,
+    *,
+    db: Db,
+    image: Annotated[Path | None, typer.Option(help="Search by a picture instead.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Pages to find for each question.")] = 5,
+    html: Annotated[Path | None, typer.Option(help="Write a page with thumbnails to this file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    engine: Engine = None,
+    base_url: BaseUrl = None,
+    device: Device = None,
+    debug: Debug = False,
+) -> None:
+    """Find the pages that answer questions."""
+    from nemovlm.index import PageIndex, embedder_of
+    from nemovlm.report import Answer, snippet
+    from nemovlm.report import html as render
+
+    if (image is None) == (not questions):
+        raise ConfigurationError("ask at least one question, or give one picture with --image")
+    embedder = embedder_of(db, engine=engine, base_url=base_url, device=device)
+    _announced(embedder, f"the index in {db} was made with it")
+    pages = PageIndex(db, embedder)
+    answers = [Answer(question, pages.search(question, k)) for question in questions or []]
+    if image is not None:
+        answers = [Answer(image.name, pages.search(image, k))]
+    if as_json:
+        _out.out(json.dumps([answer.as_dict() for answer in answers], indent=2, ensure_ascii=False))
+    for answer in answers if not as_json else []:
+        _out.print(Text(answer.question, style="bold"))
+        for rank, hit in enumerate(answer.hits, 1):
+            where = f"{Path(hit.document).name}  page {hit.page + 1} of {hit.total}"
+            _out.print(Text(f"{rank:3}. {hit.score:.3f}  {where}"), soft_wrap=True)
+            if text := snippet(hit.text, answer.question):
+                _out.print(Text(f"            {text}", style="dim"), no_wrap=True, overflow="ellipsis")
+        _out.print("" if answer.hits else "     no page: the index is empty\n")
+    if html is not None:
+        _write(html, render(answers, title="Pages found", subtitle=f"{len(pages)} pages in {db}; {_what(embedder)}"))
+
+
+@_command
+def embed(
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts, each in quotes.", show_default=False)] = None,
+    *,
+    image: Annotated[list[Path] | None, typer.Option(help="An image file; may be given again.")] = None,
+    query: Annotated[bool, typer.Option("--query", help="Embed texts as queries, not as passages.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write a NumPy file, (n, d) float32, instead of JSON.")] = None,
+    model: Model = None,
+    engine: Engine = None,
+    base_url: BaseUrl = None,
+    device: Device = None,
+    debug: Debug = False,
+) -> None:
+    """Embed texts and images: one line of JSON each, in the order given, texts first."""
+    texts, images = texts or [], image or []
+    if (not texts and not images) or (query and images):
+        raise ConfigurationError("give texts, or images with --image; a query is always a text")
+    embedder = _embedder(None, model=model, engine=engine, base_url=base_url, device=device)
+    passages = [Passage(text=text) for text in texts] + [Passage(image=path, label=str(path)) for path in images]
+    vectors = embedder.embed_queries(texts) if query else embedder.embed(passages)
+    if out is not None:
+        buffer = BytesIO()
+        np.save(buffer, vectors)
+        _write(out, buffer.getvalue())
+        return
+    for name, vector in zip([*texts, *map(str, images)], vectors, strict=True):
+        _out.out(json.dumps({"input": name, "embedding": [round(float(x), 8) for x in vector]}, ensure_ascii=False))
+
+
+@_command
+def delete(
+    document: Annotated[Path, typer.Argument(help="The PDF, by the path that it was indexed from.")],
+    db: Db,
+    debug: Debug = False,
+) -> None:
+    """Take a document out of an index."""
+    from nemovlm.index import PageIndex
+
+    pages = PageIndex(db)
+    if not (count := pages.delete(document)):
+        raise ConfigurationError(f"{document} is not in {db}; it has: {', '.join(pages.documents()) or 'nothing'}")
+    _say(f"{count} pages of {document} deleted; the index in {db} has {len(pages)}")
+
+
+@_command
+def models(debug: Debug = False) -> None:
+    """List the models that are known."""
+    for card in CATALOGUE:
+        _out.print(Text(card.id, style="bold"))
+        for line in (
+            card.note,
+            f"{card.dimension} components; takes {', '.join(card.modalities)}; {card.licence}",
+            f"revision {card.revision}" if card.revision else "no revision is pinned: set NEMOVLM_REVISION",
+        ):
+            _out.print(Text(f"    {line}"), soft_wrap=True)
+
+
+@_command
+def doctor(
+    model: Model = None,
+    engine: Engine = None,
+    base_url: BaseUrl = None,
+    device: Device = None,
+    debug: Debug = False,
+) -> None:
+    """Say which model and engine would be used here, why, and what is missing."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for extra, modules in _EXTRAS.items():
+        absent = [module for module in modules if not find_spec(module)]
+        found = "installed" if not absent else f"missing {', '.join(absent)}: pip install 'nemovlm[{extra}]'"
+        table.add_row(f"extra {extra}", Text(found))
+    try:
+        embedder = _embedder(None, model=model, engine=engine, base_url=base_url, device=device)
+        facts = embedder.describe()
+    except NemoVLMError:
+        _out.print(table)
+        raise
+    limits = ", ".join(f"{modality} {tokens}" for modality, tokens in facts.max_tokens.items())
+    for name, value in {
+        "model": f"{facts.model}, revision {facts.revision or 'of the folder'}",
+        "engine": f"{facts.engine}, because {facts.reason}",
+        "device": f"{facts.device}, computing in {facts.dtype}",
+        "vectors": f"{facts.dimension} components",
+        "tokens": limits,
+        "space": facts.space,
+    }.items():
+        table.add_row(name, Text(value))
+    _out.print(table)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        _out.print(f"nemovlm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    pass
+
+
+def _embedder(
+    db: Path | None,
+    *,
+    model: str | None = None,
+    engine: EngineName | None = None,
+    base_url: str | None = None,
+    device: str | None = None,
+) -> Embedder:
+    """Make the embedder of a command: the model chosen, or that of the index, or the best that is here."""
+    knobs: dict[str, Any] = {"engine": engine, "base_url": base_url, "device": device}
+    settings = Settings.given(model=model, **knobs)
+    name, why = settings.model, "chosen"
+    if name is None and db is not None:
+        from nemovlm.index import embedder_of, is_index
+
+        if is_index(db):
+            return _announced(embedder_of(db, **knobs), f"the index in {db} was made with it")
+    if name is None:
+        name, why = default_model(settings)
+    return _announced(Embedder(name, **knobs), why)
+
+
+def _announced(embedder: Embedder, why: str) -> Embedder:
+    _say(f"model {_what(embedder)}: {why}")
+    if embedder.model == POCKET:
+        _say("it needs no download, finds words rather than meanings, and sees no pictures; see `nemovlm models`")
+    return embedder
+
+
+def _what(embedder: Embedder) -> str:
+    facts = embedder.describe()
+    return f"{facts.model} on {facts.engine} ({facts.device}, {facts.dtype})"
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    try:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {path}: {error.strerror}") from error
+    _say(f"written: {path}")
+
+
+def _say(message: str, style: str | None = None) -> None:
+    _err.print(Text(message, style=style or ""), soft_wrap=True)

@@ -1,0 +1,83 @@
+"""`NemoVLMEmbeddings`: an `Embedder` as LangChain and its vector stores want it."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+from langchain_core.embeddings import Embeddings
+from PIL import Image
+from pydantic import ConfigDict, PrivateAttr
+
+from nemovlm.embedder import Embedder
+from nemovlm.images import image_source
+from nemovlm.inputs import Passage, Vector
+from nemovlm.settings import Knobs
+
+ImageReference: TypeAlias = str | Path | bytes | BinaryIO | Image.Image
+"""A path, a `file://` or data URL, the bytes of an image file, an open binary file, or a Pillow image."""
+
+
+class NemoVLMEmbeddings(Knobs, Embeddings):
+    """Text and images in one vector space, for LangChain.
+
+    The fields are the arguments of `nemovlm.Embedder`; what is None is read from `NEMOVLM_*`. Vectors are lists
+    of floats of unit length. Errors are those of `Embedder`. A `str` among texts is always a text; among images
+    it is a path, because vector stores such as Chroma pass paths to `embed_image`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    _embedder: Embedder = PrivateAttr()
+
+    def model_post_init(self, _: Any) -> None:
+        """Check the settings; loads nothing."""
+        self._embedder = Embedder(**self.arguments())
+
+    @property
+    def embedder(self) -> Embedder:
+        """The embedder behind it, for all that LangChain has no word for."""
+        return self._embedder
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Embed texts as passages."""
+        return _lists(self._embedder.embed(_texts(texts)))
+
+    def embed_query(self, text: str) -> list[float]:
+        """Embed a text as a query."""
+        return _lists([self._embedder.embed_query(text)])[0]
+
+    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Embed texts as passages."""
+        return _lists(await self._embedder.aembed(_texts(texts)))
+
+    async def aembed_query(self, text: str) -> list[float]:
+        """Embed a text as a query."""
+        return _lists([await self._embedder.aembed_query(text)])[0]
+
+    def embed_image(self, uris: Sequence[ImageReference]) -> list[list[float]]:
+        """Embed images as passages. The name `uris` is what vector stores with an image door call it."""
+        return _lists(self._embedder.embed(_images(uris)))
+
+    def embed_images(self, images: Sequence[ImageReference]) -> list[list[float]]:
+        """Embed images as passages: `embed_image` under the name that other stores look for."""
+        return self.embed_image(images)
+
+    async def aembed_image(self, uris: Sequence[ImageReference]) -> list[list[float]]:
+        """Embed images as passages."""
+        return _lists(await self._embedder.aembed(_images(uris)))
+
+    async def aembed_images(self, images: Sequence[ImageReference]) -> list[list[float]]:
+        """Embed images as passages."""
+        return await self.aembed_image(images)
+
+
+def _texts(texts: Sequence[str]) -> list[Passage]:
+    return [Passage(text=text) for text in texts]
+
+
+def _images(references: Sequence[ImageReference]) -> list[Passage]:
+    return [Passage(image=image_source(reference)) for reference in references]
+
+
+def _lists(vectors: Iterable[Vector]) -> list[list[float]]:
+    return [vector.tolist() for vector in vectors]

@@ -29,9 +29,9 @@ class NemoVLMEmbeddings(Knobs, Embeddings):
 
     _embedder: Embedder = PrivateAttr()
 
-    def model_post_init(self, _: Any) -> None:
-        """Check the settings; loads nothing."""
-        self._embedder = Embedder(**self.arguments())
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(**fields)
+        self._embedder = Embedder(**self.arguments())  # checks the settings; loads nothing
 
     @property
     def embedder(self) -> Embedder:

@@ -24,10 +24,9 @@ class NemoVLMEmbedding(Knobs, MultiModalEmbedding):
 
     _embedder: Embedder = PrivateAttr()
 
-    def model_post_init(self, _: Any) -> None:
-        """Check the settings; loads nothing."""
-        super().model_post_init(_)
-        self._embedder = Embedder(**self.arguments())
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(**fields)
+        self._embedder = Embedder(**self.arguments())  # checks the settings; loads nothing
         self.model_name = self._embedder.model
 
     @classmethod

@@ -137,7 +137,7 @@ class PageIndex:
         return run.report
 
     def search(self, query: Embeddable, k: int = 5) -> list[Hit]:
-        """Return the k pages nearest to a question (`str`) or to an image, the best first.
+        """Return the k pages nearest to a question (`str`), or to an image or passage, the best first.
 
         Raises `InputError` for an empty question, and whatever embedding the query raises.
         """
@@ -145,7 +145,10 @@ class PageIndex:
             raise InputError(f"k={k}: ask for at least one page")
         if isinstance(query, str) and not query.strip():
             raise InputError("the question is empty")
-        vector = self.embedder.embed_query(query) if isinstance(query, str) else self.embedder.embed([query])[0]
+        if isinstance(query, str):
+            vector = self.embedder.embed_query(query)
+        else:
+            vector = self.embedder.embed([query], truncate="END")[0]  # as pages are
         if self._store is None:
             return []
         return [Hit(score=score, **row) for score, row in self._store.nearest(vector, k, _HIT_COLUMNS)]

@@ -157,7 +157,7 @@ class _Drawn:
     def page(self, pixels: Any) -> Page:
         """Return the page. Its image is a copy (Pillow holds RGB in another layout), so the buffer is free again."""
         image = Image.new("RGB", (self.columns, self.rows), None)  # None: not filled, since all of it is written
-        image.frombytes(pixels, "raw", "RGB")
+        image.frombytes(pixels[: self.columns * self.rows * _CHANNELS], "raw", "RGB")
         return Page(image=image, **self.facts)
 
 
@@ -194,7 +194,7 @@ class _Renderer:
         """Draw a page in this process. Raises `PdfPageError`."""
         if len(self._canvas) < (needed := self.bytes_needed(index)):
             self._canvas = bytearray(needed)
-        return self.draw(index, self._canvas).page(memoryview(self._canvas)[:needed])
+        return self.draw(index, self._canvas).page(memoryview(self._canvas))
 
     def bytes_needed(self, index: int) -> int:
         """Return how large a buffer the pixels of a page take. Raises `PdfPageError`."""
@@ -349,7 +349,7 @@ def _in_processes(renderer: _Renderer, wanted: Iterable[int], workers: int) -> I
             result = drawn.result()[place]
             if isinstance(result, PdfPageError):
                 raise result
-            return result.page(block.buf[: result.columns * result.rows * _CHANNELS])
+            return result.page(block.buf)
         except BrokenProcessPool as error:
             what = "a rendering process died; PDFium may crash on this PDF"
             raise PdfError(what).at(renderer.name) from error

@@ -5,7 +5,6 @@ that are filled by tokens and not by count. This is the only file that knows how
 """
 
 import asyncio
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -44,18 +43,6 @@ T = TypeVar("T")
 # Tokens of one forward pass. A GPU needs large batches to be filled; on a CPU more than two pages only cost
 # memory, while short texts gain from company (benchmarks/engine.py).
 _BATCH_TOKENS = {"cuda": 32768, "mps": 8192, "cpu": 4096}
-
-_forked = False
-
-
-def _note_fork() -> None:
-    global _forked  # noqa: PLW0603 - a fact about this process
-    _forked = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_note_fork)
-
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -114,9 +101,6 @@ class TransformersEngine:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def _load(self) -> None:
-        if _forked and self._device == "cpu":
-            # OpenMP's worker threads do not survive a fork; a parallel region would wait for them for ever.
-            torch.set_num_threads(1)
         folder = self._checkpoint.fetch()
         self._model = load_model(folder, device=self._device, dtype=self._dtype)
         try:

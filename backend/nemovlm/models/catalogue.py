@@ -83,7 +83,7 @@ CATALOGUE: tuple[ModelCard, ...] = (
     ModelCard(
         id=POCKET,
         architecture="LlamaBidirectionalModel",
-        dimension=1024,
+        dimension=832,
         revision="1",
         on_hub=False,
         licence="Apache-2.0",

@@ -130,7 +130,8 @@ def _read_weights(
     folder: Path, prefix: str, expected: Mapping[str, torch.Size], dtype: torch.dtype
 ) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
-    unknown, misshapen = [], []
+    unknown: list[str] = []
+    misshapen: dict[str, str] = {}
     for path in weight_files(folder):
         with _open(path) as file:
             for name, canonical in canonical_names(file.keys()).items():
@@ -138,21 +139,19 @@ def _read_weights(
                 if target not in expected:
                     unknown.append(name)
                 elif tuple(shape := file.get_slice(name).get_shape()) != tuple(expected[target]):
-                    misshapen.append(f"{name} is {list(shape)} instead of {list(expected[target])}")
+                    misshapen[target] = f"{name} is {list(shape)} instead of {list(expected[target])}"
                 else:
                     weights[target] = file.get_tensor(name).to(dtype)
-    missing = [name.removeprefix(prefix) for name in expected if name not in weights]
-    if misshapen:
+    missing = [name.removeprefix(prefix) for name in expected if name not in weights and name not in misshapen]
+    complaints = {
+        "weights of another shape than config.json says": list(misshapen.values()),
+        "weights are missing": missing,
+        "weights that the model does not have": unknown,
+    }
+    if any(complaints.values()):
         raise CheckpointError(
-            f"{folder}: {len(misshapen)} weights have another shape than config.json says: {_some(misshapen)}"
+            f"{folder} does not fit: " + "; ".join(f"{what}: {_some(of)}" for what, of in complaints.items() if of)
         )
-    if missing or unknown:
-        complaints = [
-            f"{len(names)} weights are {what}: {_some(names)}"
-            for what, names in (("missing", missing), ("not part of the model", unknown))
-            if names
-        ]
-        raise CheckpointError(f"{folder}: {'; '.join(complaints)}")
     return weights
 
 

@@ -1,0 +1,160 @@
+"""Items per second of the transformers engine through `Embedder.embed`, against a plain loop.
+
+The baseline is the loop that one writes first: the same torch module, tokenizer and tiles, one item at a time, no
+batches and no threads of its own. Three kinds of work: short texts, pages as images, and both mixed (half of the
+texts, half of the pages, every other page with a few words). The model is random and small (about 23 million
+weights); its vectors must agree. Loading it and rendering the pages do not count. Needs reportlab.
+
+    python benchmarks/engine.py
+    python benchmarks/engine.py --device cuda --texts 4096 --pages 256
+"""
+
+import argparse
+import json
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import cycle, islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from common import in_turns, machine, ratios, sample_pdf, seconds, show, spread
+from PIL import Image
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+
+from nemovlm import Embedder, Passage, iter_pages
+from nemovlm.inputs import Vector
+from nemovlm.models.checkpoint import find_checkpoint
+from nemovlm.models.nemotron_vl import LlamaNemotronVLModel, load_model
+from nemovlm.models.tiling import Tiling
+
+LARGER_LLM = {
+    "hidden_size": 512,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "max_position_embeddings": 4096,
+}
+LARGER_VIT = {
+    "hidden_size": 192,
+    "intermediate_size": 768,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 3,
+    "image_size": 256,  # with patches of 16: 64 tokens a tile
+    "patch_size": 16,
+}
+TOLERANCE = 1e-5
+CAPTION = 100  # characters
+
+
+class PlainLoop:
+    """Embeds one item after the other."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        model = load_model(folder, device=device, dtype=torch.float32)
+        assert isinstance(model, LlamaNemotronVLModel)
+        tiling = find_checkpoint(str(folder)).card.tiling
+        assert tiling is not None
+        self._model, self.tiling, self._device = model, tiling, device
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._image_token = self._tokenizer.token_to_id("<IMG_CONTEXT>")
+
+    def embed(self, items: Sequence[Passage]) -> Vector:
+        """Return the vectors (n, d)."""
+        vectors = np.stack([self._embed_one(item) for item in items])
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors
+
+    @torch.inference_mode()
+    def _embed_one(self, item: Passage) -> Vector:
+        if item.image is None:
+            output = self._model(self._ids(f"passage: {item.text}"))
+        else:
+            assert isinstance(item.image, Image.Image)
+            tiles = torch.from_numpy(self.tiling.cut(item.image))
+            features = self._model.image_features(tiles.to(self._device))
+            image = f"<img>{'<IMG_CONTEXT>' * len(features)}</img>"
+            output = self._model(self._ids(f"passage: {image} {item.text or ''}"), None, features, self._image_token)
+        vector: Vector = output[0].cpu().numpy()
+        return vector
+
+    def _ids(self, prompt: str) -> torch.Tensor:
+        return torch.tensor([self._tokenizer.encode(prompt).ids], device=self._device)
+
+
+def write_checkpoint(folder: Path) -> Path:
+    """Write the tests' tiny checkpoint, then put a larger random model in the place of its own."""
+    from checkpoints import write_vl_checkpoint
+
+    config_file = write_vl_checkpoint(folder) / "config.json"
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    config["llm_config"] |= LARGER_LLM
+    config["vision_config"] |= LARGER_VIT
+    config["force_image_size"] = LARGER_VIT["image_size"]
+    config_file.write_text(json.dumps(config), encoding="utf-8")
+    torch.manual_seed(0)
+    save_file(LlamaNemotronVLModel(config).state_dict(), folder / "model.safetensors")
+    return folder
+
+
+def workloads(pdf: Path, tiling: Tiling, texts: int, pages: int) -> dict[str, list[Passage]]:
+    """Return the items of each kind of work: lines of the sample library, its pages, and a mixture."""
+    drawn = list(iter_pages(pdf, tiling=tiling))
+    lines = [line for page in drawn for line in page.text.splitlines() if len(line) >= 20]
+    short = [Passage(text=line) for line in islice(cycle(lines), texts)]
+    images = [page.passage("image") for page in islice(cycle(drawn), pages)]
+    captioned = [Passage(text=page.text[:CAPTION], image=page.image) for page in drawn[: pages // 4]]
+    mixed = [*short[: texts // 2], *images[: pages // 4], *captioned]
+    random.Random(0).shuffle(mixed)
+    return {"short texts": short, "pages": images, "mixed": mixed}
+
+
+def measure(name: str, items: list[Passage], loop: PlainLoop, embedder: Embedder, rounds: int) -> list[str]:
+    """Return a row of the table."""
+    ways: list[Callable[[list[Passage]], Vector]] = [loop.embed, embedder.embed]
+    ours, theirs = (way(items) for way in ways)  # warms up as well
+    difference = float(np.abs(ours - theirs).max())
+    if difference > TOLERANCE:
+        raise SystemExit(f"{name}: not comparable, the vectors differ by {difference:.1e}")
+    times = in_turns({str(n): partial(seconds, partial(way, items)) for n, way in enumerate(ways)}, rounds).values()
+    slow, fast = ([len(items) / time for time in run] for run in times)
+    return [
+        f"{len(items)} {name}" if name != "mixed" else f"{len(items)} items, mixed",
+        spread(slow, 1),
+        spread(fast, 1),
+        spread(ratios(fast, slow)),
+        f"{difference:.0e}",
+    ]
+
+
+def main() -> None:
+    """Read the command line and measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", type=int, default=512)
+    parser.add_argument("--pages", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    given = parser.parse_args()
+    with TemporaryDirectory() as name:
+        folder = write_checkpoint(Path(name) / "random-vl")
+        loop = PlainLoop(folder, given.device)
+        with Embedder(folder, device=given.device, dtype="float32") as embedder:
+            pdf = sample_pdf(Path(name) / "samples.pdf", given.pages)
+            works = workloads(pdf, loop.tiling, given.texts, given.pages)
+            rows = [measure(work, items, loop, embedder, given.rounds) for work, items in works.items()]
+    head = ["", "plain loop, items/s", "`Embedder.embed`, items/s", "ratio", "largest difference"]
+    device = torch.cuda.get_device_name(given.device) if given.device.startswith("cuda") else given.device
+    show(
+        f"Transformers engine against a plain loop, {given.rounds} rounds",
+        [head, *rows],
+        ["median (min..max)", f"device: {device}, float32", machine("torch", "transformers", "tokenizers")],
+    )
+
+
+if __name__ == "__main__":
+    main()

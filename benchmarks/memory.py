@@ -1,0 +1,69 @@
+"""Peak memory of `nemovlm index` on a long PDF against the same command on a short one.
+
+Every run is the real command in a fresh process with an index of its own; its peak is what the operating system
+reports when it ends (`ru_maxrss`). The PDFs repeat the pages of the sample library (needs reportlab) with a number
+on each, since the index takes the vector of an equal page over instead of embedding it.
+
+    python benchmarks/memory.py --pages 2000 --few 100
+    python benchmarks/memory.py --model path/to/checkpoint
+"""
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from common import in_turns, machine, ratios, sample_pdf, show, spread
+
+COMMAND = [sys.executable, "-c", "from nemovlm.cli import main; main()", "index"]
+UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+MIB = 2**20
+
+
+def peak(pdf: Path, model: str) -> float:
+    """Index `pdf` in a process of its own and return the most memory it had, in MiB."""
+    with TemporaryDirectory() as folder:
+        arguments = [str(pdf), "--db", f"{folder}/index", "--model", model]
+        process = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        said = process.stderr.read()
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"`nemovlm index` failed:\n{said}")
+    # Linux passes the peak of the process that starts a command on to it.
+    if usage.ru_maxrss <= resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:
+        raise SystemExit("cannot be measured: this process has more memory than the command")
+    return usage.ru_maxrss * UNIT / MIB
+
+
+def main() -> None:
+    """Read the command line and measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pages", type=int, default=2000, help="of the long PDF")
+    parser.add_argument("--few", type=int, default=100, help="of the short PDF")
+    parser.add_argument("--model", default="nemovlm/pocket", help="model id or checkpoint folder")
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    with TemporaryDirectory() as folder:
+        pdfs = {n: sample_pdf(Path(folder) / f"{n}.pdf", n, numbered=True) for n in (given.few, given.pages)}
+        sizes = {f"{n} pages, {pdf.stat().st_size / MIB:.1f} MiB": pdf for n, pdf in pdfs.items()}
+        peaks = in_turns({name: partial(peak, pdf, given.model) for name, pdf in sizes.items()}, given.rounds)
+    few, many = peaks.values()
+    show(
+        f"Peak memory of `nemovlm index`, {given.rounds} rounds",
+        [["PDF", "MiB, median (min..max)"], *([name, spread(values, 0)] for name, values in peaks.items())],
+        [
+            f"long / short: {spread(ratios(many, few), 3)}; promised: at most 1.15",
+            f"model: {given.model}",
+            machine("torch", "lancedb", "pypdfium2"),
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()

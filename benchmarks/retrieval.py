@@ -1,0 +1,108 @@
+"""How often the right page is among the first 1, 5 and 10: a `PageIndex` against BM25 over the same page texts.
+
+BM25 is `BM25Okapi` of rank-bm25 with its defaults, over lowercase words of letters and digits, a page being a
+document. The truth is JSONL, one object a line with `question` and `truth`; `truth` names the pages, counted from
+1, as `[file.pdf#page=7]`, and any of them is a hit. This is the layout of the PDFs and ground truth in
+strudel0209/azure-rag-2025 on GitHub (MIT).
+
+    python benchmarks/retrieval.py --pdfs FOLDER --truth text.jsonl charts.jsonl
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from common import machine, show
+from rank_bm25 import BM25Okapi  # type: ignore[import-untyped]
+
+from nemovlm import Embedder, PageIndex, iter_pages
+
+PageKey = tuple[str, int]  # name of the file; number of the page, from 1
+Search = Callable[[str], list[PageKey]]
+
+DEPTHS = (1, 5, 10)
+LABEL = re.compile(r"\[([^\[\]#]+)#page=(\d+)[^\[\]]*\]")
+WORD = re.compile(r"[^\W_]+")
+
+
+def read_truth(path: Path, known: set[PageKey]) -> list[tuple[str, set[PageKey]]]:
+    """Return questions with their pages."""
+    asked = []
+    for line in filter(str.strip, path.read_text(encoding="utf-8").splitlines()):
+        row = json.loads(line)
+        pages = {(file, int(number)) for file, number in LABEL.findall(row["truth"])}
+        if not pages or pages - known:
+            raise SystemExit(f"{path}: {row['question']!r} names {pages - known or 'no page'}; not among the PDFs")
+        asked.append((row["question"], pages))
+    return asked
+
+
+def page_texts(pdfs: Path) -> dict[PageKey, str]:
+    """Return the text layer of every page."""
+    found = sorted(pdfs.rglob("*.pdf"))
+    return {(pdf.name, page.index + 1): page.text for pdf in found for page in iter_pages(pdf, dpi=10)}
+
+
+def bm25(texts: dict[PageKey, str]) -> Search:
+    """Return the baseline."""
+    keys = list(texts)
+    ranker = BM25Okapi([words(text) for text in texts.values()])
+
+    def search(question: str) -> list[PageKey]:
+        order = np.argsort(-ranker.get_scores(words(question)), kind="stable")
+        return [keys[place] for place in order[: DEPTHS[-1]]]
+
+    return search
+
+
+def words(text: str) -> list[str]:
+    """Return the words of a text, in lowercase."""
+    return WORD.findall(text.lower())
+
+
+def page_index(index: PageIndex) -> Search:
+    """Return what is measured."""
+
+    def search(question: str) -> list[PageKey]:
+        return [(Path(hit.document).name, hit.page + 1) for hit in index.search(question, DEPTHS[-1])]
+
+    return search
+
+
+def recalls(search: Search, asked: list[tuple[str, set[PageKey]]]) -> list[str]:
+    """Return the part of the questions that have a right page within each depth."""
+    found = [(search(question), pages) for question, pages in asked]
+    return [f"{np.mean([not pages.isdisjoint(keys[:depth]) for keys, pages in found]):.3f}" for depth in DEPTHS]
+
+
+def main() -> None:
+    """Read the command line, index and ask."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pdfs", type=Path, required=True, help="a folder of PDFs")
+    parser.add_argument("--truth", type=Path, required=True, nargs="+", help="JSONL files of questions")
+    parser.add_argument("--model", default="nemovlm/pocket", help="model id or checkpoint folder")
+    given = parser.parse_args()
+    texts = page_texts(given.pdfs)
+    sets = {path.name: read_truth(path, set(texts)) for path in given.truth}
+    if len(sets) > 1:
+        sets["all"] = [row for asked in sets.values() for row in asked]
+    rows = [["questions", "", *(f"R@{depth}" for depth in DEPTHS)]]
+    with TemporaryDirectory() as folder, Embedder(given.model) as embedder:
+        index = PageIndex(folder, embedder)
+        report = index.add(given.pdfs)
+        searches = {embedder.model: page_index(index), "BM25": bm25(texts)}
+        for title, asked in sets.items():
+            rows += [[f"{len(asked)}, {title}", name, *recalls(search, asked)] for name, search in searches.items()]
+    show(
+        f"Pages found among {len(texts)}",
+        rows,
+        [f"indexing: {report}", machine("rank-bm25", "torch", "lancedb", "pypdfium2")],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""What tests share: small checkpoints written once, and the sample library."""
+
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+# Before torch is loaded: models this small run faster on one thread, and a busy machine slows several down.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+from checkpoints import write_text_checkpoint, write_vl_checkpoint
+from make_samples import make_samples
+
+from nemovlm import Embedder
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever NEMOVLM_* the tester's own environment has, no test sees it."""
+    for name in list(os.environ):
+        if name.startswith("NEMOVLM_") and name != "NEMOVLM_BROKEN_PDFS":
+            monkeypatch.delenv(name)
+    monkeypatch.delenv("NVIDIA_API_KEY", raising=False)
+
+
+@pytest.fixture(scope="session")
+def vl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random checkpoint with eyes: 128 components, tiles of 64 pixels worth 16 tokens, 1024 tokens."""
+    return write_vl_checkpoint(tmp_path_factory.mktemp("vl") / "tiny-vl")
+
+
+@pytest.fixture(scope="session")
+def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random checkpoint that reads text only."""
+    return write_text_checkpoint(tmp_path_factory.mktemp("text") / "tiny-text")
+
+
+@pytest.fixture(scope="session")
+def vl(vl_folder: Path) -> Iterator[Embedder]:
+    """An embedder on the tiny checkpoint with eyes."""
+    with Embedder(vl_folder) as embedder:
+        yield embedder
+
+
+@pytest.fixture(scope="session")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the sample library. Read only: a test that changes PDFs copies them."""
+    folder = tmp_path_factory.mktemp("samples")
+    make_samples(folder)
+    return folder
+
+
+@pytest.fixture(params=["sync", "async"])
+def call(request: pytest.FixtureRequest) -> Callable[..., Awaitable[Any]]:
+    """Call a method of an object by name, through its sync or its async door (`embed` or `aembed`).
+
+    One test, both colours. Streams come back as lists.
+    """
+
+    async def door(target: Any, method: str, *args: Any, **kwargs: Any) -> Any:
+        result = getattr(target, method if request.param == "sync" else f"a{method}")(*args, **kwargs)
+        if hasattr(result, "__anext__"):
+            return [item async for item in result]
+        if hasattr(result, "__await__"):
+            return await result
+        return list(result) if hasattr(result, "__next__") else result
+
+    return door

@@ -1,0 +1,187 @@
+"""The command line as a user meets it: real processes, their output and their exit codes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from make_samples import QUESTIONS
+
+COMMAND = [str(Path(sys.executable).parent / "nemovlm")]
+
+
+def nemovlm(*arguments: object, code: int = 0, cwd: Path | None = None, **environment: str) -> tuple[str, str]:
+    """Run the command; return what it printed and what it said."""
+    done = subprocess.run(  # noqa: PLW1510 - the code is checked below
+        [*COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "120", **environment},
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def db(samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample library, indexed by the command with nothing chosen."""
+    folder = tmp_path_factory.mktemp("cli") / "db"
+    _, said = nemovlm("index", samples, "--db", folder, code=3)
+    assert "model nemovlm/pocket on transformers (cpu, float32): no model was chosen" in said
+    assert "finds words rather than meanings" in said
+    assert "embedded by their text layer" in said
+    assert said.count("left out: ") == 2
+    assert "6 documents: 31 pages embedded, 2 left out" in said
+    return folder
+
+
+def test_the_right_page_comes_first(db: Path) -> None:
+    """All five questions about the sample library find their page first."""
+    out, _ = nemovlm("search", *(question.text for question in QUESTIONS), "--db", db, "--json")
+    answers = json.loads(out)
+    found = [(answer["hits"][0]["document"].split("/")[-1], answer["hits"][0]["page"]) for answer in answers]
+    assert found == [(question.document, question.page) for question in QUESTIONS]
+
+
+def test_answers_for_people(db: Path, tmp_path: Path) -> None:
+    """Score, document, page and the words that answer; and an HTML page that needs nothing else."""
+    out, said = nemovlm("search", QUESTIONS[0].text, "--db", db, "-k", 2, "--html", tmp_path / "found.html")
+    lines = out.splitlines()
+    assert lines[0] == QUESTIONS[0].text
+    assert f"{QUESTIONS[0].document}  page {QUESTIONS[0].page + 1} of" in lines[1]
+    assert len(lines) == 6
+    assert "written: " in said
+    html = (tmp_path / "found.html").read_text()
+    assert html.count('src="data:image/jpeg;base64,') == 2
+    assert "http" not in html
+    assert "<script" not in html
+
+
+def test_html_escapes(db: Path, tmp_path: Path) -> None:
+    """A question cannot break the page."""
+    nemovlm("search", "<script>alert(1)</script> bicycle", "--db", db, "--html", tmp_path / "x.html")
+    assert "<script" not in (tmp_path / "x.html").read_text()
+
+
+def test_indexing_again_does_nothing(samples: Path, db: Path) -> None:
+    """The same command again finds everything there."""
+    _, said = nemovlm("index", samples, "--db", db, code=3)
+    assert "0 pages embedded, 31 already there, 2 left out; the index in" in said
+    assert f"the index in {db} was made with it" in said
+
+
+def test_embedding_prints_json_in_order(vl_folder: Path, samples: Path, tmp_path: Path) -> None:
+    """One line a text or image, texts first; or a NumPy file."""
+    from checkpoints import case_image
+
+    picture = tmp_path / "p.png"
+    case_image("square").save(picture)
+    arguments = ("embed", "one", "two", "--image", picture, "--model", vl_folder)
+    rows = [json.loads(line) for line in nemovlm(*arguments)[0].splitlines()]
+    assert [row["input"] for row in rows] == ["one", "two", str(picture)]
+    nemovlm(*arguments, "--out", tmp_path / "v.npy")
+    assert np.allclose(np.load(tmp_path / "v.npy"), [row["embedding"] for row in rows], atol=1e-6)
+    query = json.loads(nemovlm("embed", "one", "--query", "--model", vl_folder)[0])["embedding"]
+    assert not np.allclose(query, rows[0]["embedding"], atol=1e-3)
+
+
+def test_doctor_and_models() -> None:
+    """Which model and engine, on what, why, and what is missing."""
+    out, _ = nemovlm("doctor")
+    for part in ("nemovlm/pocket", "transformers, because", "cpu, computing in float32", "pip install 'nemovlm[vllm]'"):
+        assert part in out
+    assert "nvidia/llama-nemotron-embed-vl-1b-v2" in nemovlm("models")[0]
+    assert nemovlm("--version")[0].startswith("nemovlm ")
+
+
+def test_deleting(samples: Path, tmp_path: Path) -> None:
+    """A document goes by its path; one that is not there is an error that lists what is."""
+    nemovlm("index", samples / "staff-handbook.pdf", "--db", tmp_path / "db")
+    _, said = nemovlm("delete", "nope.pdf", "--db", tmp_path / "db", code=1)
+    assert "staff-handbook.pdf" in said
+    assert "5 pages" in nemovlm("delete", samples / "staff-handbook.pdf", "--db", tmp_path / "db")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["index", "empty", "--db", "db"], 1, "error: there is no PDF in empty"),
+        (["index", "no-such.pdf", "--db", "db"], 3, "no-such.pdf: the file cannot be read: No such file or directory"),
+        (["index", "text.pdf", "--db", "db"], 3, "text.pdf: this is no PDF"),
+        (["index", "locked.pdf", "--db", "db"], 3, "locked.pdf: the PDF is encrypted; pass password="),
+        (["index", "locked.pdf", "--db", "db", "--password", "x"], 3, "locked.pdf: the password is wrong"),
+        (["index", "text.pdf", "--db", "db", "--model", "nvidia/llama-nemotron-embed-v1-1b-v2"], 1, "did you mean"),
+        (["index", "text.pdf", "--db", "db", "--model", "empty"], 1, "has no config.json: it is no checkpoint folder"),
+        (["index", "text.pdf", "--db", "db", "--model", "weightless"], 1, "has no weights"),
+        (["index", "sound.pdf", "--db", "text.pdf"], 1, "the index in text.pdf cannot be read or written"),
+        (["index", "sound.pdf", "--db", "db", "--engine", "nim"], 1, "engine 'nim' (it was asked for) is not in this"),
+        (["index", "sound.pdf", "--db", "db", "--device", "cuda"], 1, "there is no device 'cuda' here"),
+        (["search", "x", "--db", "none"], 1, "there is no page index in none"),
+        (["search", "--db", "none"], 1, "ask at least one question"),
+        (["embed", "--image", "zero.png", "--model", "tiny"], 1, "zero.png: zero.png is empty (0 bytes)"),
+        (["embed"], 1, "give texts, or images"),
+        (["frobnicate"], 2, "No such command"),
+    ],
+    ids=lambda value: "-".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_bad_input(arguments: list[str], code: int, message: str, bad: Path) -> None:
+    """Every mistake a new user makes is one clear line and an exit code, without a traceback."""
+    _, said = nemovlm(*arguments, code=code, cwd=bad)
+    assert message in said
+    assert "Traceback" not in said
+
+
+@pytest.fixture(scope="module")
+def bad(vl_folder: Path, samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with everything that can be wrong."""
+    from reportlab.lib.pdfencrypt import StandardEncryption
+    from reportlab.pdfgen.canvas import Canvas
+
+    folder = tmp_path_factory.mktemp("bad")
+    (folder / "empty").mkdir()
+    (folder / "text.pdf").write_text("only text")
+    (folder / "zero.png").touch()
+    shutil.copy(samples / "staff-handbook.pdf", folder / "sound.pdf")
+    canvas = Canvas(str(folder / "locked.pdf"), encrypt=StandardEncryption("secret"))
+    canvas.drawString(72, 72, "hidden")
+    canvas.save()
+    shutil.copytree(vl_folder, folder / "tiny")
+    shutil.copytree(vl_folder, folder / "weightless", ignore=shutil.ignore_patterns("*.safetensors"))
+    return folder
+
+
+def test_debug_shows_the_traceback(bad: Path) -> None:
+    """`--debug` is for those who want to know."""
+    assert "Traceback" in nemovlm("index", "empty", "--db", "db", "--debug", code=1, cwd=bad)[1]
+
+
+def test_ctrl_c_then_the_same_command(tmp_path: Path) -> None:
+    """Stopped while indexing, it says what is kept; the same command does the rest."""
+    from reportlab.pdfgen.canvas import Canvas
+
+    canvas = Canvas(str(tmp_path / "book.pdf"))
+    for number in range(1500):
+        canvas.drawString(72, 700, f"Page {number} tells of the number {number * number}.")
+        canvas.showPage()
+    canvas.save()
+    arguments = ["index", str(tmp_path / "book.pdf"), "--db", str(tmp_path / "db")]
+    with subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE, text=True) as process:
+        while not list((tmp_path / "db").glob("pages.lance/data/*")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "pages; the same command goes on from there" in said
+    assert "Traceback" not in said
+    _, said = nemovlm(*arguments)
+    assert "already there; the index in" in said
+    assert "has 1500 pages" in said

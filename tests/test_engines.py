@@ -1,0 +1,199 @@
+"""The contract of an engine, run over every engine there is, through the one door that users have."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoints import case_image
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemovlm import Embedder, Passage
+from nemovlm.engines.base import finish
+from nemovlm.engines.transformers import fit, plan_batches
+from nemovlm.errors import EngineError, InputTooLongError, NemoVLMError
+from nemovlm.inputs import Embeddable, Truncate
+from nemovlm.router import _ENGINES
+from nemovlm.settings import EngineName
+
+IMAGES = ("portrait", "landscape", "square", "icon", "noise", "translucent")
+MIXED: list[Embeddable] = [
+    "one",
+    Passage(text="a page with its text " * 10, image=case_image("portrait")),
+    "a longer text about a heat pump " * 12,
+    case_image("icon"),
+    "",
+    Passage(image=case_image("landscape")),
+    "two",
+    Passage(text="Überraschung 🎈 漢字", image=case_image("square")),
+]
+
+
+@pytest.fixture(scope="module", params=sorted(_ENGINES))
+def engine(request: pytest.FixtureRequest, vl_folder: Path) -> Iterator[Embedder]:
+    name: EngineName = request.param
+    with Embedder(vl_folder, engine=name, dtype="float32") as embedder:
+        yield embedder
+
+
+def test_vectors_are_proper(engine: Embedder) -> None:
+    """Shape (n, d), float32, finite, unit length, in order."""
+    vectors = engine.embed(MIXED)
+    assert vectors.shape == (len(MIXED), 128)
+    assert vectors.dtype == np.float32
+    assert np.isfinite(vectors).all()
+    assert np.abs(np.linalg.norm(vectors, axis=1) - 1).max() < 1e-6
+    for item, vector in zip(MIXED, vectors, strict=True):
+        assert np.abs(engine.embed([item])[0] - vector).max() <= 1e-5
+
+
+@settings(max_examples=8, deadline=None)
+@given(data=st.data())
+def test_batch_mates_change_nothing(engine: Embedder, data: st.DataObject) -> None:
+    """In float32 an item's vector is the same within 1e-5 whatever company it is embedded in."""
+    texts = st.text(max_size=300).map(lambda text: Passage(text=text))
+    images = st.sampled_from(IMAGES).map(lambda name: Passage(image=case_image(name)))
+    both = st.builds(
+        lambda text, name: Passage(text=text, image=case_image(name)), st.text(max_size=99), st.sampled_from(IMAGES)
+    )
+    items = data.draw(st.lists(st.one_of(texts, images, both), min_size=2, max_size=6))
+    together = engine.embed(items)
+    alone = np.stack([engine.embed([item])[0] for item in items])
+    assert np.abs(together - alone).max() <= 1e-5
+
+
+def test_queries_and_passages_differ(engine: Embedder) -> None:
+    """The role is part of what is embedded."""
+    assert not np.allclose(engine.embed_query("heat pump"), engine.embed(["heat pump"])[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("token", ["<image>", "<img>", "</img>", "<IMG_CONTEXT>", "<|begin_of_text|>"])
+def test_special_tokens_in_texts_have_no_power(engine: Embedder, token: str) -> None:
+    """A special token that a user typed is embedded as the characters it is made of, with and without an image."""
+    spelled = token.replace("<", "< ", 1)
+    for image in (None, case_image("icon")):
+        typed, harmless = engine.embed([Passage(text=f"see {t} here", image=image) for t in (token, spelled)])
+        assert np.array_equal(typed, harmless)
+    assert np.array_equal(engine.embed_query(f"see {token}"), engine.embed_query(f"see {spelled}"))
+
+
+@pytest.mark.parametrize("image", [None, "portrait"], ids=["text", "text_image"])
+def test_a_text_over_the_limit_is_an_error_by_default(engine: Embedder, image: str | None) -> None:
+    """`truncate="NONE"`: the error names the item, its tokens and the limit; its mates are not concerned."""
+    picture = case_image(image) if image else None
+    errors: list[NemoVLMError] = []
+    items = [Passage(text="short"), Passage(text="z" * 3000, image=picture), Passage(text="short too")]
+    got = list(engine.stream(items, on_error=errors.append))
+    assert [vector is not None for vector in got] == [True, False, True]
+    (error,) = errors
+    assert isinstance(error, InputTooLongError)
+    assert error.limit == 1024
+    assert error.tokens > 3000
+    assert str(error).startswith("item 1: ")
+    assert str(error.tokens) in str(error)
+
+
+@pytest.mark.parametrize(("truncate", "kept"), [("END", slice(None, 700)), ("START", slice(-700, None))])
+def test_truncation_cuts_the_text_alone(engine: Embedder, truncate: Truncate, kept: slice) -> None:
+    """END keeps the beginning, START the end; prefix and image stay whole."""
+    text = "".join(chr(ord("b") + i % 25) for i in range(3000))  # no letter that the tokenizer merges
+    for picture, fixed in ((None, 10), (case_image("portrait"), 10 + 7 * 16 + 2)):
+        cut = engine.embed([Passage(text=text, image=picture)], truncate=truncate)[0]
+        # Every character here is one token: the longest text that just fits has the same vector.
+        fits = [text[:n] if truncate == "END" else text[-n:] for n in range(1024 - fixed - 3, 1024 - fixed + 4)]
+        candidates = engine.embed([Passage(text=t, image=picture) for t in fits], truncate=truncate)
+        assert np.abs(candidates - cut).max(axis=1).min() <= 1e-5
+        assert not np.allclose(engine.embed([Passage(text=text[kept], image=picture)])[0], cut, atol=1e-4)
+
+
+def test_an_image_over_the_limit_is_never_cut(vl_folder: Path) -> None:
+    """Image tokens are not truncated: too many of them are an error even with `truncate="END"`."""
+    with Embedder(vl_folder, max_tokens=64) as engine, pytest.raises(InputTooLongError, match="fewer tiles"):
+        engine.embed([case_image("portrait")], truncate="END")
+
+
+def test_fewer_tiles_are_another_space(vl_folder: Path) -> None:
+    """`max_tiles` changes vectors, so it changes the name of the space."""
+    with Embedder(vl_folder, max_tiles=2) as coarse, Embedder(vl_folder) as fine:
+        assert coarse.space != fine.space
+        assert not np.allclose(coarse.embed([case_image("portrait")]), fine.embed([case_image("portrait")]), atol=1e-4)
+
+
+def test_dimensions_are_a_slice_then_unit_length(engine: Embedder, vl_folder: Path) -> None:
+    """Matryoshka: the first components, scaled to length one again."""
+    with Embedder(vl_folder, dimensions=48) as short:
+        full, cut = engine.embed(MIXED)[:, :48], short.embed(MIXED)
+        assert cut.shape == (len(MIXED), 48)
+        assert np.abs(cut - full / np.linalg.norm(full, axis=1, keepdims=True)).max() <= 1e-5
+        assert short.embed_query("x").shape == (48,)
+
+
+def test_low_precision_is_close(engine: Embedder, vl_folder: Path) -> None:
+    """bfloat16 computes nearly the same vectors: cosine above 0.999."""
+    with Embedder(vl_folder, dtype="bfloat16") as low:
+        assert (low.embed(MIXED) * engine.embed(MIXED)).sum(axis=1).min() > 0.999
+
+
+def test_many_callers_at_once(engine: Embedder) -> None:
+    """Concurrent calls get their own vectors, not one another's."""
+    texts = [f"text number {i}" for i in range(24)]
+    expected = engine.embed(texts)
+
+    async def all_at_once() -> list[np.ndarray]:
+        return await asyncio.gather(*(engine.aembed([text]) for text in texts))
+
+    assert np.abs(np.concatenate(asyncio.run(all_at_once())) - expected).max() <= 1e-5
+
+
+@given(
+    lengths=st.dictionaries(st.integers(0, 500), st.integers(1, 4000), max_size=60),
+    budget=st.integers(1, 9000),
+)
+def test_batches_hold_every_item_once_within_the_budget(lengths: dict[int, int], budget: int) -> None:
+    """No item is lost or doubled, and a padded batch is over the budget only if it is a single item."""
+    groups = list(plan_batches(lengths, budget))
+    assert sorted(index for group in groups for index in group) == sorted(lengths)
+    for group in groups:
+        assert len(group) == 1 or len(group) * max(lengths[index] for index in group) <= budget
+
+
+@given(head=st.integers(0, 30), tail=st.integers(0, 60), limit=st.integers(1, 60))
+def test_fit_never_cuts_the_head(head: int, tail: int, limit: int) -> None:
+    """Within the limit nothing changes; over it the text loses tokens at one end; a long head is an error."""
+    from nemovlm.engines.base import Item
+
+    heads, tails = list(range(head)), list(range(100, 100 + tail))
+    for truncate in ("NONE", "END", "START"):
+        item = Item("passage", "text", None, truncate)
+        if head + tail > limit and (truncate == "NONE" or head > limit):
+            with pytest.raises(InputTooLongError):
+                fit(heads, tails, limit, item)
+            continue
+        ids = fit(heads, tails, limit, item)
+        kept = ids[head:]
+        assert ids[:head] == heads
+        assert len(ids) == min(limit, head + tail)
+        assert kept == (tails[tail - len(kept) :] if truncate == "START" else tails[: len(kept)])
+
+
+@pytest.mark.parametrize(
+    ("raw", "complaint"),
+    [
+        (np.zeros(4, np.float32), "zero vector"),
+        (np.array([1, np.nan, 0, 0], np.float32), "not finite"),
+        (np.array([1, np.inf, 0, 0], np.float32), "not finite"),
+        (np.ones(3, np.float32), r"shape \(3,\)"),
+        (np.ones((1, 4), np.float32), r"shape \(1, 4\)"),
+    ],
+)
+def test_what_is_no_embedding_is_an_error(raw: np.ndarray, complaint: str) -> None:
+    """Zero, non-finite and misshapen answers never come out as vectors."""
+    with pytest.raises(EngineError, match=complaint):
+        raise finish(raw, full=4, dimensions=4)  # type: ignore[misc] # it returns the error
+
+
+def test_a_zero_prefix_of_a_vector_is_an_error() -> None:
+    """A slice may be all zeros where the whole vector is not; that is no embedding either."""
+    assert isinstance(finish(np.array([0, 0, 1, 1], np.float32), full=4, dimensions=2), EngineError)

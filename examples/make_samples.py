@@ -62,7 +62,7 @@ class Question:
 QUESTIONS: tuple[Question, ...] = (
     Question("Which of the five regions had the highest revenue in 2024?", "annual-report.pdf", 5),
     Question("In which month did the pumping stations use the least electricity?", "annual-report.pdf", 6),
-    Question("How many metres must the outdoor unit be away from a neighbour's bedroom window?", "heron-handbook.pdf", 3),
+    Question("How many metres must the outdoor unit be away from a neighbour's window?", "heron-handbook.pdf", 3),
     Question("Why did three households leave the trial of the preheated walls early?", "wall-storage-paper.pdf", 2),
     Question("How much does the cooperative pay towards a bicycle for commuting?", "staff-handbook.pdf", 2),
 )

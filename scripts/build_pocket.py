@@ -152,9 +152,7 @@ LETTERS = {"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "đ": "d", "ł": "l", 
 # --- text ---------------------------------------------------------------------------------------------------
 
 WORDNET_FILES = ("data.noun", "data.verb", "data.adj", "data.adv")
-SKIPPED_PAGES = re.compile(
-    r"genindex|py-modindex|changelog|/search\.html|/whatsnew/|/releases/|copyright|release-"
-)
+SKIPPED_PAGES = re.compile(r"genindex|py-modindex|changelog|/search\.html|/whatsnew/|/releases/|copyright|release-")
 
 
 def read_text(paths: Iterable[Path]) -> dict[str, list[str]]:
@@ -251,9 +249,7 @@ def normalizer() -> normalizers.Normalizer:
 def tokenizer_of(vocabulary: Iterable[str]) -> Tokenizer:
     ids = {token: index for index, token in enumerate(vocabulary)}
     tokenizer = Tokenizer(
-        models.WordPiece(
-            ids, unk_token=UNK, continuing_subword_prefix=CONTINUES, max_input_chars_per_word=200
-        )
+        models.WordPiece(ids, unk_token=UNK, continuing_subword_prefix=CONTINUES, max_input_chars_per_word=200)
     )
     tokenizer.normalizer = normalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -349,15 +345,13 @@ def common_start(words: list[str]) -> str:
 
 def is_cut_well(word: str, vocabulary: Container[str]) -> bool:
     """Whether the word is a token, or a token and an ending."""
-    return word in vocabulary or any(
-        word[:at] in vocabulary and word[at:] in ENDINGS for at in range(3, len(word))
-    )
+    return word in vocabulary or any(word[:at] in vocabulary and word[at:] in ENDINGS for at in range(3, len(word)))
 
 
 def learn_pieces(words: list[str]) -> Iterator[str]:
     """Byte pair encoding over word types: the most frequent pair of neighbours becomes a piece, and again.
 
-    (The trainer of `tokenizers` breaks ties differently from run to run.)
+    (Its own, because ties have to be broken alike on every run.)
     """
     cut = [[word[0], *(CONTINUES + letter for letter in word[1:])] for word in words]
     count: Counter[tuple[str, str]] = Counter()
@@ -478,9 +472,7 @@ def model_weights(table: torch.Tensor) -> dict[str, torch.Tensor]:
         q[dimension, index] = math.sqrt(HEAD_DIM) * COPY_LOGIT / key_square
         k[dimension, index] = 1.0
     q[bias, BRAKE] = 1.0
-    k[bias, ANCHOR] = (
-        (COPY_LOGIT + math.log(ANCHOR_ODDS)) * math.sqrt(HEAD_DIM) / BRAKE_LEVEL / math.sqrt(HIDDEN)
-    )
+    k[bias, ANCHOR] = (COPY_LOGIT + math.log(ANCHOR_ODDS)) * math.sqrt(HEAD_DIM) / BRAKE_LEVEL / math.sqrt(HIDDEN)
     v[0, BRAKE] = 1 / BRAKE_LEVEL
     o[BRAKE, 0] = BRAKE_LEVEL * ANCHOR_ODDS / K1
     heard = torch.ones(HIDDEN)
@@ -561,16 +553,12 @@ def build(text: dict[str, list[str]], out: Path) -> None:
         ("tokenizer_config.json", TOKENIZER_CONFIG),
     ):
         (out / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    print(
-        f"{len(words.chunks)} chunks, {len(words.count)} words, {len(vocabulary)} tokens of {HIDDEN} -> {out}"
-    )
+    print(f"{len(words.chunks)} chunks, {len(words.count)} words, {len(vocabulary)} tokens of {HIDDEN} -> {out}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Build the pocket checkpoint (see the top of this file).")
-    parser.add_argument(
-        "--text", type=Path, nargs="+", required=True, help="files, or folders to search for files"
-    )
+    parser.add_argument("--text", type=Path, nargs="+", required=True, help="files, or folders to search for files")
     parser.add_argument("--out", type=Path, required=True, help="the folder of the checkpoint")
     arguments = parser.parse_args()
     build(read_text(arguments.text), arguments.out)

@@ -44,6 +44,7 @@ T = TypeVar("T")
 # memory, while short texts gain from company (benchmarks/engine.py).
 _BATCH_TOKENS = {"cuda": 32768, "mps": 8192, "cpu": 4096}
 
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """An item as the module wants it: token ids with room for the image, and tiles (t, side, side, 3) uint8."""

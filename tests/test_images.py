@@ -20,7 +20,7 @@ from nemovlm.images import MAX_PIXELS, data_url, encode_jpeg, encode_png, image_
 
 RED, BLUE = (250, 10, 20), (5, 15, 240)
 ORIENTATION = 0x0112
-LOSSLESS = ("PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "TGA", "ICO", "JPEG2000")
+LOSSLESS = ("PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "TGA", "JPEG2000")
 LOSSY = ("JPEG", "AVIF")
 
 
@@ -34,8 +34,6 @@ def half_and_half(width: int = 32, height: int = 16) -> Image.Image:
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     if kind == "WEBP":
         options.setdefault("lossless", True)
-    if kind == "ICO":
-        options.setdefault("sizes", [image.size])
     buffer = BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()

@@ -36,6 +36,7 @@ P = ParamSpec("P")
 _LEFT_OUT = 3
 _STOPPED = 130
 _SHOWN_ERRORS = 20
+_INDENT = " " * 12  # under the name of the document
 
 # What each extra brings, by the modules that show it is there.
 _EXTRAS = {
@@ -165,8 +166,8 @@ def search(
         for rank, hit in enumerate(answer.hits, 1):
             where = f"{Path(hit.document).name}  page {hit.page + 1} of {hit.total}"
             _out.print(Text(f"{rank:3}. {hit.score:.3f}  {where}"), soft_wrap=True)
-            if text := snippet(hit.text, answer.question):
-                _out.print(Text(f"            {text}", style="dim"), no_wrap=True, overflow="ellipsis")
+            if text := snippet(hit.text, answer.question, max(40, _out.width - len(_INDENT) - 4)):
+                _out.print(Text(_INDENT + text, style="dim"), soft_wrap=True)
         _out.print("" if answer.hits else "     no page: the index is empty\n")
     if html is not None:
         _write(html, render(answers, title="Pages found", subtitle=f"{len(pages)} pages in {db}; {_what(embedder)}"))

@@ -5,7 +5,6 @@ only if the whole of it is a data URL.
 """
 
 import base64
-import binascii
 import warnings
 from io import BytesIO
 from pathlib import Path
@@ -14,7 +13,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from nemovlm.errors import ImageError
 
@@ -25,7 +24,20 @@ MAX_PIXELS = 178_956_970
 """Twice Pillow's own `Image.MAX_IMAGE_PIXELS`: where Pillow, and vLLM with it, speak of a decompression bomb."""
 
 # Raster formats that Pillow decodes by itself. Left out on purpose: EPS starts Ghostscript.
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO", "JPEG2000", "AVIF")
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF")
+
+
+# What the EXIF tag Orientation asks for (EXIF 2.32, tag 0x0112).
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -41,8 +53,10 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
     if not image.width or not image.height:
         raise ImageError("the image has no pixels")
     try:
-        return _rgb(ImageOps.exif_transpose(image))
-    except (OSError, ValueError, SyntaxError, MemoryError) as error:  # what decoders raise on damaged data
+        if getattr(image, "n_frames", 1) > 1:
+            image.seek(0)
+        return _rgb(_upright(image))
+    except Exception as error:  # what decoders raise on damaged data
         raise ImageError(f"the image is damaged ({_reason(error)}); save it again or leave it out") from error
 
 
@@ -90,8 +104,9 @@ def _read(source: bytes | Path | str) -> bytes:
     if isinstance(source, Path):
         try:
             data = source.read_bytes()
-        except OSError as error:
-            raise ImageError(f"cannot read {source}: {error.strerror or error}") from error
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            name = text if len(text := str(source)) <= 300 else f"{text[:40]}..."  # it may be base64 taken for a path
+            raise ImageError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from error
     elif isinstance(source, str):
         data = _decode_data_url(source)
     elif isinstance(source, bytes):
@@ -112,7 +127,7 @@ def _decode_data_url(url: str) -> bytes:
         )
     try:
         return base64.b64decode(payload, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error is one; a plain one for letters beyond ASCII
         raise ImageError(f"the data URL is not valid base64 ({error})") from error
 
 
@@ -124,15 +139,26 @@ def _open(data: bytes) -> Image.Image:
             return Image.open(BytesIO(data), formats=_FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageError(f"the image is too large to be decoded safely ({error})") from error
-    except (OSError, ValueError, SyntaxError) as error:  # UnidentifiedImageError is an OSError
+    except Exception as error:  # UnidentifiedImageError is an OSError
         raise ImageError("the bytes are no image that can be read (PNG, JPEG, WebP, TIFF, GIF, BMP)") from error
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """Not `ImageOps.exif_transpose`: it writes the EXIF block anew and fails on any odd entry in it."""
+    image.load()  # TIFFs are turned by Pillow itself when they are loaded
+    turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    if turn is None:
+        return image.copy()
+    turned = image.transpose(turn)
+    turned.info = dict(image.info)
+    return turned
+
+
 def _rgb(image: Image.Image) -> Image.Image:
-    if getattr(image, "n_frames", 1) > 1:
-        image.seek(0)
     if image.mode.startswith("I"):  # 16 bits a pixel, under one of several names; convert() would clip it
         values = np.asarray(image, dtype=np.int64).clip(0, 65535)
+        if isinstance(clear := image.info.get("transparency"), int):
+            values[values == clear] = 65535
         return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
         white = Image.new("RGBA", image.size, "white")

@@ -27,7 +27,14 @@ import pypdfium2
 import pypdfium2.raw as pdfium
 from PIL import Image
 
-from nemovlm.errors import PdfError, PdfFormatError, PdfPageError, PdfPasswordError, PdfSecurityError
+from nemovlm.errors import (
+    ConfigurationError,
+    PdfError,
+    PdfFormatError,
+    PdfPageError,
+    PdfPasswordError,
+    PdfSecurityError,
+)
 from nemovlm.images import MAX_PIXELS
 from nemovlm.inputs import Modality, OnError, Passage
 from nemovlm.models.tiling import NEMOTRON_TILING, Tiling
@@ -124,6 +131,8 @@ def iter_pages(
         PdfError: The file cannot be read; `PdfPasswordError`, `PdfSecurityError`, `PdfFormatError` say why.
         PdfPageError: A page failed.
     """
+    if dpi is not None and not 0 < dpi < math.inf:
+        raise ConfigurationError(f"dpi must be a positive number, not {dpi}")
     with _Renderer(_path_or_bytes(source), password, tiling, dpi) as renderer:
         wanted = range(renderer.total) if pages is None else pages
         for render in _in_processes(renderer, wanted, workers) if workers > 1 else _in_turn(renderer, wanted):
@@ -206,6 +215,8 @@ class _Renderer:
 
     def draw(self, index: int, buffer: Any) -> _Drawn:
         """Draw a page into `buffer`, which is at least as large as `bytes_needed` said. Raises `PdfPageError`."""
+        if len(buffer) < self.bytes_needed(index):  # which also says what is wrong with an index, as in one process
+            raise ValueError("the buffer is too small")
         with self._failing(index), _lock:
             page = self._document[index]
             try:
@@ -278,7 +289,10 @@ def _text(page: pypdfium2.PdfPage) -> str:
 def _path_or_bytes(source: PdfSource) -> Path | bytes:
     if isinstance(source, (str, Path)):
         return Path(source)
-    return source if isinstance(source, bytes) else source.read()
+    content = source if isinstance(source, bytes) else source.read()
+    if not isinstance(content, bytes):  # of a text file: PDFium would take it for a path
+        raise TypeError("a PDF is read from a path, from bytes, or from a file opened as binary")
+    return content
 
 
 def _open(source: Path | bytes, password: str | None, name: str) -> pypdfium2.PdfDocument:
@@ -286,8 +300,9 @@ def _open(source: Path | bytes, password: str | None, name: str) -> pypdfium2.Pd
         try:
             with source.open("rb") as file:  # PDFium tells an unreadable file from a missing one no better than ""
                 empty = not file.read(1)
-        except OSError as error:
-            raise PdfError(f"the file cannot be read: {error.strerror}").at(name) from error
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            reason = getattr(error, "strerror", None) or error
+            raise PdfError(f"the file cannot be read: {reason}").at(name) from error
     else:
         empty = not source
     if empty:
@@ -328,6 +343,9 @@ def _in_processes(renderer: _Renderer, wanted: Iterable[int], workers: int) -> I
     blocks: list[SharedMemory] = []
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _take_renderer, (renderer,))
 
+    def died() -> PdfError:
+        return PdfError("a rendering process died; PDFium may crash on this PDF").at(renderer.name)
+
     def take(index: int) -> SharedMemory:
         try:
             needed = renderer.bytes_needed(index)
@@ -341,7 +359,10 @@ def _in_processes(renderer: _Renderer, wanted: Iterable[int], workers: int) -> I
 
     def send(run: list[int]) -> list[_Render]:
         taken = [take(index) for index in run]
-        drawn = pool.submit(_draw_here, [(index, block.name) for index, block in zip(run, taken, strict=True)])
+        try:
+            drawn = pool.submit(_draw_here, [(index, block.name) for index, block in zip(run, taken, strict=True)])
+        except BrokenProcessPool as error:
+            raise died() from error
         return [partial(receive, drawn, place, block) for place, block in enumerate(taken)]
 
     def receive(drawn: Future[list[_Drawn | PdfPageError]], place: int, block: SharedMemory) -> Page:
@@ -351,8 +372,7 @@ def _in_processes(renderer: _Renderer, wanted: Iterable[int], workers: int) -> I
                 raise result
             return result.page(block.buf)
         except BrokenProcessPool as error:
-            what = "a rendering process died; PDFium may crash on this PDF"
-            raise PdfError(what).at(renderer.name) from error
+            raise died() from error
         finally:
             idle.append(block)
 

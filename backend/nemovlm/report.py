@@ -41,16 +41,17 @@ def snippet(text: str, question: str, length: int = 160) -> str:
     """Return the part of `text`, about `length` characters long, with the most words of `question` in it."""
     words = {word for word in _WORD.findall(question.lower()) if len(word) > _SHORT_WORD}
     flat = " ".join(text.split())
-    starts = [match.start() for match in _WORD.finditer(flat)] or [0]
+    starts = [match.start() for match in _WORD.finditer(flat) if match[0].lower() in words] or [0]
 
     def matches(start: int) -> int:
         return len(words.intersection(_WORD.findall(flat[start : start + length].lower())))
 
     start = max(starts, key=matches)  # the first of equals
-    end = start + length
-    if end < len(flat):
-        end = flat.rfind(" ", start, end) if " " in flat[start:end] else end
-    return ("… " if start else "") + flat[start:end] + (" …" if end < len(flat) else "")
+    part = flat[start : start + length]
+    end = start + len(part)
+    if end < len(flat) and " " in part:
+        part = part[: part.rindex(" ")] + " …"
+    return ("… " if start else "") + part
 
 
 def html(answers: Sequence[Answer], *, title: str, subtitle: str) -> str:

@@ -74,7 +74,7 @@ def find_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
     """
     card = find_card(model)
     if card is None:
-        if not Path(model).is_dir():
+        if not model or not Path(model).is_dir():
             guess = nearest(model)
             known = ", ".join(card.id for card in CATALOGUE)
             raise UnknownModelError(
@@ -115,7 +115,12 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
 def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files of a checkpoint. Raises `CheckpointError` if one is missing."""
     if (folder / _WEIGHTS_INDEX).exists():
-        names = sorted(set(read_json(folder, _WEIGHTS_INDEX).get("weight_map", {}).values()))
+        try:
+            names = sorted(
+                {folder.joinpath(name).name for name in read_json(folder, _WEIGHTS_INDEX)["weight_map"].values()}
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{folder / _WEIGHTS_INDEX} maps no weights to files") from error
     else:
         names = [_WEIGHTS]
     for name in names:
@@ -144,6 +149,7 @@ def canonical_names(names: Iterator[str] | list[str]) -> Mapping[str, str]:
 def architecture_of(config: Mapping[str, Any]) -> Architecture:
     """Return the architecture that a `config.json` names. Raises `CheckpointError` for any other."""
     names = config.get("architectures") or ["none"]
+    names = names if isinstance(names, list) else [names]
     for known in get_args(Architecture):
         if known in names:
             return known  # type: ignore[no-any-return] # get_args() of a Literal of str
@@ -159,6 +165,8 @@ def tiling_of(config: Mapping[str, Any], processor: Mapping[str, Any]) -> Tiling
     dynamic = processor.get("dynamic_image_size", config.get("dynamic_image_size", True))
     smallest = processor.get("min_input_tiles", config.get("min_dynamic_patch", 1)) if dynamic else 1
     largest = processor.get("max_input_tiles", config.get("max_dynamic_patch", 6)) if dynamic else 1
+    if not 1 <= int(smallest) <= int(largest):
+        raise ValueError(f"a number of tiles from {smallest} to {largest}")
     return Tiling(
         tile=side,
         tokens_per_tile=int(patches**2 * float(config.get("downsample_ratio", 0.5)) ** 2),
@@ -185,7 +193,7 @@ def _card_of_folder(folder: Path) -> ModelCard:
             max_tokens_with_image=min(longest, MAX_TOKENS_WITH_IMAGE),
             matryoshka=tuple(config.get("matryoshka_dimensions") or ()),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise CheckpointError(f"{folder / 'config.json'} is incomplete: {error} is missing or unusable") from error
 
 

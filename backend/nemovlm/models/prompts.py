@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from nemovlm.inputs import Role
 
-_SPECIAL = re.compile(r"<(?=(?:image|img|/img|IMG_CONTEXT|\|[A-Za-z0-9_]+\|)>)")
+_SPECIAL = re.compile(r"<(?=(?:image|/?img|IMG_CONTEXT|/?(?:quad|ref|box)|\|[A-Za-z0-9_]+\|)>)")
 
 
 class Prompt(NamedTuple):
@@ -35,9 +35,9 @@ def prompt(role: Role, text: str, *, image: bool) -> Prompt:
 def neutralise(text: str) -> str:
     """Take the meaning from special tokens that a text spells out, by a space behind the bracket.
 
-    A tokenizer would turn `<IMG_CONTEXT>` in somebody's text into the very token that stands for image
-    features. `<image>`, `<img>`, `</img>`, `<IMG_CONTEXT>` and Llama's `<|...|>` are concerned; the reader of
-    the text loses nothing. It is done on the text, not in the tokenizer, so that every engine, a remote one
-    too, embeds the same string.
+    A tokenizer would turn `<IMG_CONTEXT>` in somebody's text into the very token that stands for image features.
+    `<image>`, `<img>`, `</img>`, `<IMG_CONTEXT>`, InternVL's `<quad>`, `<ref>` and `<box>` with their closers, and
+    Llama's `<|...|>` are concerned; the reader of the text loses nothing. It is done on the text, not in the
+    tokenizer, so that every engine, a remote one too, embeds the same string.
     """
     return _SPECIAL.sub("< ", text)

@@ -16,6 +16,7 @@ from PIL import Image
 # (NeMo-Retriever, `dpi=200`) show a page to the model before it is cut.
 _REFERENCE_DPI = 200
 _POINTS_PER_INCH = 72
+_FULL = 0.6  # the reference's: tiles that hold this share of the pixels are enough
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Tiling:
             columns, rows = grid
             ratio = columns / rows
             capacity = columns * rows * self.tile * self.tile / (width * height)
-            return min(capacity, 0.6) * min(ratio / aspect, aspect / ratio)
+            return min(capacity, _FULL) * min(ratio / aspect, aspect / ratio)
 
         return max(self.grids, key=fit)  # max() keeps the first of equals
 
@@ -86,20 +87,24 @@ class Tiling:
         """Return the pixels (width, height) at which to render a page of `width` x `height` points.
 
         The smallest size, at the page's own aspect ratio, that fills the grid which the page would get at 200
-        dpi: the model sees no pixel that had to be enlarged, and none is rendered in vain. Pages far longer
-        than any grid are held to twice the grid's pixels.
+        dpi: the model sees no pixel that had to be enlarged, and none is rendered in vain. Pages far longer than
+        any grid are held to twice the grid's pixels.
         """
         to_pixels = _REFERENCE_DPI / _POINTS_PER_INCH
-        columns, rows = self.grid(width * to_pixels, height * to_pixels)
-        target_width, target_height = columns * self.tile, rows * self.tile
-        cover = max(target_width / width, target_height / height)
-        budget = math.sqrt(2 * target_width * target_height) / math.sqrt(width) / math.sqrt(height)
-        scale = min(cover, budget)
+        columns, rows = grid = self.grid(width * to_pixels, height * to_pixels)
+        shape = math.sqrt(width) * math.sqrt(height)  # not of the product, which may be too large for a float
+        cover = max(columns * self.tile / width, rows * self.tile / height)
+        smallest = self._scaled(width, height, min(cover, self.tile * math.sqrt(2 * columns * rows) / shape))
+        if self.grid(*smallest) == grid:
+            return smallest
+        # A page that is nearly square gets more tiles at 200 dpi than at this size: render it just so large that
+        # `grid` sees too many pixels for fewer tiles.
+        return self._scaled(width, height, min(to_pixels, self.tile * math.sqrt(self.max_tiles / _FULL) / shape))
+
+    def _scaled(self, width: float, height: float, scale: float) -> tuple[int, int]:
         longest = 2 * self.max_tiles * self.tile
-        return (
-            min(max(1, math.ceil(width * scale - 1e-6)), longest),
-            min(max(1, math.ceil(height * scale - 1e-6)), longest),
-        )
+        columns, rows = (min(max(1, math.ceil(side * scale - 1e-6)), longest) for side in (width, height))
+        return columns, rows
 
     def _tiles(self, grid: tuple[int, int]) -> int:
         tiles = grid[0] * grid[1]

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
+from multiprocessing.context import BaseContext
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any, BinaryIO, Self, TypeAlias
@@ -48,7 +49,8 @@ _POINTS_PER_INCH = 72
 # PDFium's marks for a hyphen at the end of a line, behind which the word goes on, and stray NULs.
 _NO_TEXT = str.maketrans("", "", "\ufffe\x02\x00")
 _CHANNELS = 3
-_RUN = 2  # pages handed to a rendering process at once
+_RUN = 2  # pages dealt to a rendering process at once
+_BACKLOG = 3  # runs that each of the others has to do; while they all have, this process draws
 _RENDER_FLAGS = pdfium.FPDF_ANNOT | pdfium.FPDF_REVERSE_BYTE_ORDER  # annotations too; RGB instead of BGR
 
 _Render: TypeAlias = Callable[[], "Page"]
@@ -123,7 +125,8 @@ def iter_pages(
         password: For an encrypted PDF.
         tiling: Render at the size that fills this grid of tiles. Default: that of the Nemotron VL models.
         dpi: Render at this resolution instead.
-        workers: Processes to render in. More than one wants the usual `if __name__ == "__main__":` in scripts.
+        workers: Processes to render in, this one included. More than one wants the usual
+            `if __name__ == "__main__":` in scripts.
         on_error: What to do with a page that fails: `"raise"`, `"skip"` it with a warning in the log, or call
             a function with the `PdfPageError`. The other pages come in any case but the first.
 
@@ -333,15 +336,17 @@ def _in_turn(renderer: _Renderer, wanted: Iterable[int]) -> Iterator[_Render]:
 
 
 def _in_processes(renderer: _Renderer, wanted: Iterable[int], workers: int) -> Iterator[_Render]:
-    """Draw in other processes, a few pages ahead of the reader, in the order wanted.
+    """Draw in this process and in others, a few pages ahead of the reader, in the order wanted.
 
-    The pixels come over in shared memory: through a pipe they would cost more than drawing them. Pages are
-    handed out a few at a time, because so do the messages.
+    Pages are dealt out a few at a time. The pixels of the others come over in shared memory: through a pipe they
+    would cost more than drawing them. What this process draws costs no passage at all, and while the others
+    start, it is at work.
     """
     ahead: deque[_Render] = deque()
     idle: list[SharedMemory] = []
     blocks: list[SharedMemory] = []
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _take_renderer, (renderer,))
+    busy: list[Future[list[_Drawn | PdfPageError]]] = []
+    pool = ProcessPoolExecutor(workers - 1, _context(), _take_renderer, (renderer,))
 
     def died() -> PdfError:
         return PdfError("a rendering process died; PDFium may crash on this PDF").at(renderer.name)
@@ -363,6 +368,7 @@ def _in_processes(renderer: _Renderer, wanted: Iterable[int], workers: int) -> I
             drawn = pool.submit(_draw_here, [(index, block.name) for index, block in zip(run, taken, strict=True)])
         except BrokenProcessPool as error:
             raise died() from error
+        busy.append(drawn)
         return [partial(receive, drawn, place, block) for place, block in enumerate(taken)]
 
     def receive(drawn: Future[list[_Drawn | PdfPageError]], place: int, block: SharedMemory) -> Page:
@@ -376,11 +382,14 @@ def _in_processes(renderer: _Renderer, wanted: Iterable[int], workers: int) -> I
         finally:
             idle.append(block)
 
+    started = pool.submit(_draw_here, [])  # done when the first of them is there; until then this process draws
     try:
         indexes = iter(wanted)
         while run := list(islice(indexes, _RUN)):
-            ahead.extend(send(run))
-            while len(ahead) > 2 * workers * _RUN:
+            busy[:] = [drawn for drawn in busy if not drawn.done()]
+            theirs = started.done() and len(busy) < _BACKLOG * (workers - 1)
+            ahead.extend(send(run) if theirs else _in_turn(renderer, run))
+            while len(ahead) > 4 * workers * _RUN:
                 yield ahead.popleft()
         yield from ahead
     finally:
@@ -388,6 +397,15 @@ def _in_processes(renderer: _Renderer, wanted: Iterable[int], workers: int) -> I
         for block in blocks:
             block.close()
             block.unlink()
+
+
+def _context() -> BaseContext:
+    """How worker processes start: never as a fork of this process, whose locks and threads may be in any state."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # imported once, so that the next document's workers start at once
+    return context
 
 
 # In a worker process: one document, and the blocks of shared memory that it has seen.

@@ -6,7 +6,7 @@ Source: vLLM `vllm/transformers_utils/processors/nemotron_vl.py` (`get_nemotron_
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +83,7 @@ class Tiling:
             tiles = np.concatenate([tiles, np.asarray(image.resize((side, side)))[None]])
         return tiles
 
+    @lru_cache(maxsize=256)  # noqa: B019 - documents have few sizes of page, and tilings live for ever
     def render_size(self, width: float, height: float) -> tuple[int, int]:
         """Return the pixels (width, height) at which to render a page of `width` x `height` points.
 

@@ -323,3 +323,27 @@ def test_processes_render_the_same_pages(vl: Embedder, pdfs: Path, tmp_path: Pat
     assert [(hit.page, round(hit.score, 5)) for hit in one.search("x", 9)] == [
         (hit.page, round(hit.score, 5)) for hit in two.search("x", 9)
     ]
+
+
+def test_many_small_writes_are_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fragments are joined once they are many, not at every write, and no row is lost or changed by it."""
+    import nemovlm.store as module
+
+    monkeypatch.setattr(module, "_FRAGMENTS", 4)
+    store = module.PageStore.create(tmp_path, 2, {"space": "x"})
+
+    def fragments() -> int:
+        count: int = store._table.stats()["fragment_stats"]["num_fragments"]
+        return count
+
+    seen = []
+    for page in range(20):
+        vector = np.array([np.cos(page), np.sin(page)], np.float32)
+        store.write([{"id": str(page), "document": "d", "page": page, "content": str(page), "vector": vector}])
+        store.compact()
+        seen.append(fragments())
+    assert seen[:5] == [1, 2, 3, 4, 1]
+    assert max(seen) < 10
+    assert sorted(row["page"] for row in store.rows(["page"])) == list(range(20))
+    (score, row), *_ = store.nearest(np.array([np.cos(7), np.sin(7)], np.float32), 1, ["page"])
+    assert (row["page"], round(score, 5)) == (7, 1)

@@ -49,6 +49,8 @@ _POINTS_PER_INCH = 72
 # PDFium's marks for a hyphen at the end of a line, behind which the word goes on, and stray NULs.
 _NO_TEXT = str.maketrans("", "", "\ufffe\x02\x00")
 _CHANNELS = 3
+# PDFium remembers something of every page, some 25 kB, until the document is closed; so that is done now and then.
+_REOPEN = 100
 _RUN = 2  # pages dealt to a rendering process at once
 _BACKLOG = 3  # runs that each of the others has to do; while they all have, this process draws
 _RENDER_FLAGS = pdfium.FPDF_ANNOT | pdfium.FPDF_REVERSE_BYTE_ORDER  # annotations too; RGB instead of BGR
@@ -182,6 +184,7 @@ class _Renderer:
         self._tiling = tiling
         self._dpi = dpi
         self._canvas = bytearray()  # kept from page to page: the first touch of fresh memory costs as much as drawing
+        self._drawn = 0
         with _lock:
             self._document = _open(source, password, self.name)
             self.total = len(self._document)
@@ -221,6 +224,10 @@ class _Renderer:
         if len(buffer) < self.bytes_needed(index):  # which also says what is wrong with an index, as in one process
             raise ValueError("the buffer is too small")
         with self._failing(index), _lock:
+            self._drawn += 1
+            if self._drawn % _REOPEN == 0:
+                self._document.close()
+                self._document = _open(*self._recipe[:2], self.name)
             page = self._document[index]
             try:
                 width, height = page.get_size()

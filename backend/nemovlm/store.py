@@ -24,6 +24,12 @@ _TABLE = "pages"
 _META = b"nemovlm"
 # Versions of the table before this are not needed by any reader that is still at work.
 _KEEP_VERSIONS = timedelta(minutes=10)
+# Every write leaves a fragment. Joining them rewrites the table, so it waits until there are this many, and until
+# this share of the rows lies outside the largest: all rewriting together then costs a few times what was written.
+_FRAGMENTS = 64
+_SHARE = 0.25
+# LanceDB's caches would grow with the table while it is written.
+_CACHE_BYTES = 16 * 2**20
 
 
 class PageStore:
@@ -113,9 +119,12 @@ class PageStore:
             return count
 
     def compact(self) -> None:
-        """Join what many small writes left, and drop versions that nobody reads any more."""
+        """Join what many small writes left, and drop old versions, if it is worth it."""
         with _storage(self._folder):
-            self._table.optimize(cleanup_older_than=_KEEP_VERSIONS)
+            stats = self._table.stats()
+            rows, fragments = stats["num_rows"], stats["fragment_stats"]
+            if fragments["num_fragments"] > _FRAGMENTS and rows - fragments["lengths"]["max"] > _SHARE * rows:
+                self._table.optimize(cleanup_older_than=_KEEP_VERSIONS)
 
     def __len__(self) -> int:
         with _storage(self._folder):
@@ -124,7 +133,8 @@ class PageStore:
 
 
 def _connect(folder: Path) -> Any:
-    return lancedb.connect(folder, read_consistency_interval=timedelta(0))  # others may write meanwhile
+    session = lancedb.Session(index_cache_size_bytes=_CACHE_BYTES, metadata_cache_size_bytes=_CACHE_BYTES)
+    return lancedb.connect(folder, read_consistency_interval=timedelta(0), session=session)  # others may write too
 
 
 def _all(equal: Mapping[str, str]) -> str:

@@ -51,15 +51,7 @@ class NemoVLMPDFParser(BaseBlobParser):
             yield self._document(page, str(blob.source or page.source))
 
     def _document(self, page: Page, source: str) -> Document:
-        metadata = {
-            "source": source,
-            "page": page.index,
-            "page_label": page.label,
-            "total_pages": page.total,
-            "width": page.width,
-            "height": page.height,
-            "page_sha256": page.sha256,
-        }
+        metadata = {"source": source, **page.metadata}
         png = encode_png(page.image) if self.image_dir or self.content == "image" else b""
         if self.image_dir:
             self.image_dir.mkdir(parents=True, exist_ok=True)

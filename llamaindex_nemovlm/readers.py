@@ -96,16 +96,7 @@ class NemoVLMPDFReader(BasePydanticReader):
         return iter_pages(source, password=self.password, dpi=self.dpi, workers=self.workers)
 
     def _common(self, page: Page, file: str | Path, extra_info: dict[str, Any] | None) -> dict[str, Any]:
-        metadata = {
-            "file_name": Path(file).name,
-            "file_path": str(file),
-            "page": page.index,
-            "page_label": page.label,
-            "total_pages": page.total,
-            "width": page.width,
-            "height": page.height,
-            "page_sha256": page.sha256,
-        }
+        metadata = {"file_name": Path(file).name, "file_path": str(file), **page.metadata}
         return {
             "id_": f"{file}#page={page.index + 1}",
             "metadata": metadata | (extra_info or {}),

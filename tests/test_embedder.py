@@ -19,7 +19,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemovlm import Embedder, Passage
-from nemovlm.embedder import _windows
 from nemovlm.errors import (
     ConfigurationError,
     EngineUnavailableError,
@@ -29,6 +28,7 @@ from nemovlm.errors import (
     UnknownModelError,
 )
 from nemovlm.images import encode_png
+from nemovlm.windows import windows
 
 Call = Callable[..., Awaitable[Any]]
 
@@ -357,9 +357,9 @@ def test_a_failed_start_is_tried_again(tmp_path: Path, vl_folder: Path) -> None:
 )
 def test_windows_keep_every_item_in_order(items: list[Any]) -> None:
     """Cutting a stream into windows loses, doubles and moves nothing, and no window is empty."""
-    windows = list(_windows(items))
-    assert [item for window in windows for item in window] == items
-    assert all(windows)
+    found = list(windows(items))
+    assert [item for window in found for item in window] == items
+    assert all(found)
 
 
 def test_images_are_not_read_for_a_text_model(text_folder: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, I
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Self, TypeAlias
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from nemovlm.models.checkpoint import find_checkpoint
 from nemovlm.models.tiling import Tiling
 from nemovlm.router import build_engine, choose_engine
 from nemovlm.settings import DtypeName, EngineName, Settings
+from nemovlm.windows import drain, windows
 
 Progress: TypeAlias = Callable[[int, int | None], None]
 """Called with the number of items done so far, and with their total where it is known."""
@@ -33,13 +34,8 @@ _Futures: TypeAlias = Generator[Future[_Results], None, None]
 
 _log = logging.getLogger("nemovlm")
 
-# A window is what is sent to the engine at once: enough for a full batch, little enough that pages (some 5 MB
-# of pixels each) never pile up. While one is computed, the next is prepared and the one after it is read.
-_WINDOW_TOKENS = 16384
-_WINDOW_ITEMS = 256
+# While one window is computed, the next is prepared and the one after it is read.
 _WINDOWS_AHEAD = 2
-_TOKENS_OF_AN_IMAGE = 2048
-_CHARACTERS_OF_A_TOKEN = 4
 
 
 @dataclass(frozen=True)
@@ -333,7 +329,7 @@ class Embedder:
     ) -> AsyncIterator[Vector | None]:
         done = 0
         if isinstance(items, AsyncIterable):
-            items = _drain(items, asyncio.get_running_loop())
+            items = drain(items, asyncio.get_running_loop())
         futures = self._submitted(items, role, truncate)
         try:
             while (future := await asyncio.to_thread(next, futures, None)) is not None:
@@ -354,7 +350,7 @@ class Embedder:
         pending: deque[Future[_Results]] = deque()
         start = 0
         try:
-            for window in _windows(items):
+            for window in windows(items):
                 work = self._embed_window(window, start, role, truncate or self._settings.truncate)
                 pending.append(runtime.submit(work))
                 start += len(window)
@@ -412,32 +408,6 @@ class Embedder:
         return np.stack(rows) if rows else np.empty((0, self.dimension), dtype=np.float32)
 
 
-def _windows(items: Iterable[Embeddable]) -> Iterator[list[Embeddable]]:
-    """Cut a stream into lists of bounded work. If the stream fails, what was read of it comes first."""
-    window: list[Embeddable] = []
-    weight = 0
-    try:
-        for item in items:
-            weight += _weight(item)
-            if window and (weight > _WINDOW_TOKENS or len(window) == _WINDOW_ITEMS):
-                yield window
-                window, weight = [], _weight(item)
-            window.append(item)
-    except Exception:
-        if window:
-            yield window
-        raise
-    if window:
-        yield window
-
-
-def _weight(item: Embeddable) -> int:
-    text = item.text if isinstance(item, Passage) else item
-    tokens = len(text) // _CHARACTERS_OF_A_TOKEN if isinstance(text, str) else 0
-    is_text = isinstance(item, str) or (isinstance(item, Passage) and item.image is None)
-    return 1 + tokens + (0 if is_text else _TOKENS_OF_AN_IMAGE)
-
-
 def _check(item: Embeddable, role: Role, truncate: Truncate) -> Item | NemoVLMError:
     try:
         passage = as_passage(item)
@@ -473,15 +443,3 @@ def _queries(texts: Sequence[str]) -> Sequence[str]:
                 f"item {index}"
             )
     return texts
-
-
-def _drain(source: AsyncIterable[Embeddable], loop: asyncio.AbstractEventLoop) -> Iterator[Embeddable]:
-    """Read an async iterable of `loop` from another thread."""
-    iterator = aiter(source)
-    end = object()
-
-    async def following() -> Any:
-        return await anext(iterator, end)
-
-    while (item := asyncio.run_coroutine_threadsafe(following(), loop).result()) is not end:
-        yield item

@@ -280,10 +280,9 @@ class _Run:
                 batch.append(row)
                 self._advance(1)
                 if len(batch) >= _FLUSH_PAGES or time.monotonic() - written > _FLUSH_SECONDS:
-                    full, batch = batch, []
-                    store.write(full)
-                    written = time.monotonic()
-        finally:  # after Ctrl-C too
+                    store.write(batch)
+                    batch, written = [], time.monotonic()
+        finally:  # after Ctrl-C too, even in the middle of a write: writing a row twice is harmless
             if batch:
                 store.write(batch)
 

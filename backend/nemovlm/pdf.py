@@ -1,110 +1,23 @@
-"""A PDF as a stream of pages: each with its picture and its text layer. The only file that touches PDFium.
+"""A PDF as a stream of pages: each with its picture and its text layer. Nothing is held across a `yield`."""
 
-PDFium is not thread-safe, so every call is made under one lock, which is never held across a `yield`: a
-half-read PDF blocks nobody. Parallel rendering takes processes.
-"""
-
-import ctypes
-import hashlib
 import logging
 import math
-import multiprocessing
-import os
-import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property, partial
-from itertools import islice
-from multiprocessing.context import BaseContext
-from multiprocessing.shared_memory import SharedMemory
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Self, TypeAlias
+from typing import BinaryIO, TypeAlias
 
-import pypdfium2
-import pypdfium2.raw as pdfium
-from PIL import Image
-
-from nemovlm.errors import (
-    ConfigurationError,
-    PdfError,
-    PdfFormatError,
-    PdfPageError,
-    PdfPasswordError,
-    PdfSecurityError,
-)
-from nemovlm.images import MAX_PIXELS
-from nemovlm.inputs import Modality, OnError, Passage
+from nemovlm.errors import ConfigurationError, PdfPageError
+from nemovlm.inputs import OnError
 from nemovlm.models.tiling import NEMOTRON_TILING, Tiling
+from nemovlm.pdfium import Page, Renderer
+from nemovlm.processes import in_processes, in_turn
+
+__all__ = ["Page", "PdfSource", "count_pages", "iter_pages"]
 
 PdfSource: TypeAlias = str | Path | bytes | BinaryIO
 """A path, the content of a PDF, or an open binary file (which is read to its end and stays open)."""
 
 _log = logging.getLogger("nemovlm")
-
-_POINTS_PER_INCH = 72
-# PDFium's marks for a hyphen at the end of a line, behind which the word goes on, and stray NULs.
-_NO_TEXT = str.maketrans("", "", "\ufffe\x02\x00")
-_CHANNELS = 3
-# PDFium remembers something of every page, some 25 kB, until the document is closed; so that is done now and then.
-_REOPEN = 100
-_RUN = 2  # pages dealt to a rendering process at once
-_BACKLOG = 3  # runs that each of the others has to do; while they all have, this process draws
-_RENDER_FLAGS = pdfium.FPDF_ANNOT | pdfium.FPDF_REVERSE_BYTE_ORDER  # annotations too; RGB instead of BGR
-
-_Render: TypeAlias = Callable[[], "Page"]
-
-_lock = threading.Lock()
-
-
-def _renew_lock() -> None:
-    global _lock  # noqa: PLW0603 - in a forked child the old one may be held by a thread that is gone
-    _lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
-
-
-@dataclass(frozen=True, eq=False)
-class Page:
-    """One page of a PDF."""
-
-    source: str
-    """The path as given, or `<bytes>`."""
-    index: int
-    """0-based."""
-    label: str
-    """What the document calls the page ("iv"), or else its number, 1-based."""
-    total: int
-    """Pages of the document."""
-    image: Image.Image
-    """RGB."""
-    text: str
-    """The text layer; empty where there is none."""
-    width: float
-    """Points (1/72 inch), as displayed: rotated and cropped."""
-    height: float
-    dpi: float
-    """Pixels per inch of `image`, along its width."""
-
-    @cached_property
-    def sha256(self) -> str:
-        """Digest of what is seen and read: size, pixels and text. Pages with the same digest embed alike."""
-        digest = hashlib.sha256(f"{self.image.size}\0{self.text}\0".encode("utf-8", "surrogatepass"))
-        digest.update(self.image.tobytes())
-        return digest.hexdigest()
-
-    def passage(self, modality: Modality = "text_image") -> Passage:
-        """Return the page as something to embed; `text_image` is the image alone where there is no text."""
-        return Passage(
-            text=None if modality == "image" else self.text,
-            image=None if modality == "text" else self.image,
-            label=f"{Path(self.source).name} page {self.index + 1}",
-        )
 
 
 def iter_pages(
@@ -138,9 +51,9 @@ def iter_pages(
     """
     if dpi is not None and not 0 < dpi < math.inf:
         raise ConfigurationError(f"dpi must be a positive number, not {dpi}")
-    with _Renderer(_path_or_bytes(source), password, tiling, dpi) as renderer:
+    with Renderer(_path_or_bytes(source), password, tiling, dpi) as renderer:
         wanted = range(renderer.total) if pages is None else pages
-        for render in _in_processes(renderer, wanted, workers) if workers > 1 else _in_turn(renderer, wanted):
+        for render in in_processes(renderer, wanted, workers) if workers > 1 else in_turn(renderer, wanted):
             try:
                 page = render()
             except PdfPageError as error:
@@ -156,144 +69,8 @@ def iter_pages(
 
 def count_pages(source: PdfSource, *, password: str | None = None) -> int:
     """Return how many pages a PDF has. Raises like `iter_pages`."""
-    with _Renderer(_path_or_bytes(source), password, NEMOTRON_TILING, None) as renderer:
+    with Renderer(_path_or_bytes(source), password, NEMOTRON_TILING, None) as renderer:
         return renderer.total
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    """A page whose pixels, (rows, columns, 3) uint8, lie in somebody's buffer."""
-
-    columns: int
-    rows: int
-    facts: dict[str, Any]
-
-    def page(self, pixels: Any) -> Page:
-        """Return the page. Its image is a copy (Pillow holds RGB in another layout), so the buffer is free again."""
-        image = Image.new("RGB", (self.columns, self.rows), None)  # None: not filled, since all of it is written
-        image.frombytes(pixels[: self.columns * self.rows * _CHANNELS], "raw", "RGB")
-        return Page(image=image, **self.facts)
-
-
-class _Renderer:
-    """An open document that draws one page at a time, and goes to another process by being opened there."""
-
-    def __init__(self, source: Path | bytes, password: str | None, tiling: Tiling, dpi: float | None) -> None:
-        self._recipe = (source, password, tiling, dpi)
-        self.name = str(source) if isinstance(source, Path) else "<bytes>"
-        self._tiling = tiling
-        self._dpi = dpi
-        self._canvas = bytearray()  # kept from page to page: the first touch of fresh memory costs as much as drawing
-        self._drawn = 0
-        with _lock:
-            self._document = _open(source, password, self.name)
-            self.total = len(self._document)
-        if not self.total:
-            self.close()
-            raise PdfFormatError("the PDF has no pages; it is empty or damaged").at(self.name)
-
-    def __reduce__(self) -> Any:
-        return _Renderer, self._recipe
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        with _lock:
-            self._document.close()
-
-    def page(self, index: int) -> Page:
-        """Draw a page in this process. Raises `PdfPageError`."""
-        if len(self._canvas) < (needed := self.bytes_needed(index)):
-            self._canvas = bytearray(needed)
-        return self.draw(index, self._canvas).page(memoryview(self._canvas))
-
-    def bytes_needed(self, index: int) -> int:
-        """Return how large a buffer the pixels of a page take. Raises `PdfPageError`."""
-        with self._failing(index), _lock:
-            if not 0 <= index < self.total:
-                raise IndexError(f"the PDF has {self.total} pages, counted from 0")
-            columns, rows = self._pixels(*self._document.get_page_size(index))
-            return columns * rows * _CHANNELS
-
-    def draw(self, index: int, buffer: Any) -> _Drawn:
-        """Draw a page into `buffer`, which is at least as large as `bytes_needed` said. Raises `PdfPageError`."""
-        if len(buffer) < self.bytes_needed(index):  # which also says what is wrong with an index, as in one process
-            raise ValueError("the buffer is too small")
-        with self._failing(index), _lock:
-            self._drawn += 1
-            if self._drawn % _REOPEN == 0:
-                self._document.close()
-                self._document = _open(*self._recipe[:2], self.name)
-            page = self._document[index]
-            try:
-                width, height = page.get_size()
-                columns, rows = self._pixels(width, height)
-                self._paint(page, columns, rows, buffer)
-                return _Drawn(
-                    columns,
-                    rows,
-                    {
-                        "source": self.name,
-                        "index": index,
-                        "label": self._document.get_page_label(index) or str(index + 1),
-                        "total": self.total,
-                        "text": _text(page),
-                        "width": width,
-                        "height": height,
-                        "dpi": columns / width * _POINTS_PER_INCH,
-                    },
-                )
-            finally:
-                page.close()
-
-    def _paint(self, page: pypdfium2.PdfPage, columns: int, rows: int, buffer: Any) -> None:
-        pixels = (ctypes.c_ubyte * (columns * rows * _CHANNELS)).from_buffer(buffer)
-        ctypes.memset(pixels, 0xFF, len(pixels))  # white, far faster than PDFium fills
-        bitmap = pypdfium2.PdfBitmap.new_native(columns, rows, pdfium.FPDFBitmap_BGR, buffer=pixels)
-        try:
-            place = (bitmap, page, 0, 0, columns, rows, 0, _RENDER_FLAGS)
-            pdfium.FPDF_RenderPageBitmap(*place)
-            if page.formenv:
-                pdfium.FPDF_FFLDraw(page.formenv, *place)
-        finally:
-            bitmap.close()
-
-    def _pixels(self, width: float, height: float) -> tuple[int, int]:
-        if not (0 < width < math.inf and 0 < height < math.inf):
-            raise ValueError(f"its size is {width} x {height} points")
-        if self._dpi is None:
-            return self._tiling.render_size(width, height)
-        scale = self._dpi / _POINTS_PER_INCH
-        if width * scale * height * scale > MAX_PIXELS:
-            raise ValueError(f"it would have {width * scale:.0f} x {height * scale:.0f} pixels at {self._dpi} dpi")
-        return max(1, round(width * scale)), max(1, round(height * scale))
-
-    @contextmanager
-    def _failing(self, index: int) -> Iterator[None]:
-        """Turn whatever goes wrong with a page into a `PdfPageError`: the other pages are not concerned.
-
-        PDFium's own errors are RuntimeErrors, but damaged pages raise ValueError, OverflowError, ctypes errors
-        and AssertionError as well.
-        """
-        try:
-            yield
-        except Exception as error:
-            reason = str(error) or type(error).__name__
-            failure = PdfPageError(f"the page cannot be read ({reason})", page=index)
-            raise failure.at(f"{self.name} page {index + 1}") from error
-
-
-def _text(page: pypdfium2.PdfPage) -> str:
-    text_page = page.get_textpage()
-    try:
-        text: str = text_page.get_text_bounded()
-    finally:
-        text_page.close()
-    return text.translate(_NO_TEXT).replace("\r\n", "\n").strip()
 
 
 def _path_or_bytes(source: PdfSource) -> Path | bytes:
@@ -303,135 +80,3 @@ def _path_or_bytes(source: PdfSource) -> Path | bytes:
     if not isinstance(content, bytes):  # of a text file: PDFium would take it for a path
         raise TypeError("a PDF is read from a path, from bytes, or from a file opened as binary")
     return content
-
-
-def _open(source: Path | bytes, password: str | None, name: str) -> pypdfium2.PdfDocument:
-    if isinstance(source, Path):
-        try:
-            with source.open("rb") as file:  # PDFium tells an unreadable file from a missing one no better than ""
-                empty = not file.read(1)
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-            reason = getattr(error, "strerror", None) or error
-            raise PdfError(f"the file cannot be read: {reason}").at(name) from error
-    else:
-        empty = not source
-    if empty:
-        raise PdfFormatError("the file is empty (0 bytes)").at(name)
-    try:
-        document = pypdfium2.PdfDocument(source, password=password)
-    except pypdfium2.PdfiumError as error:
-        raise _open_error(error.err_code, password).at(name) from error
-    try:
-        document.init_forms()  # before any page is opened, or its fields are not drawn
-    except pypdfium2.PdfiumError:
-        _log.warning("%s: its form fields cannot be drawn", name)
-    return document
-
-
-def _open_error(code: int | None, password: str | None) -> PdfError:
-    if code == pdfium.FPDF_ERR_PASSWORD:
-        what = "the password is wrong" if password else "the PDF is encrypted; pass password=..."
-        return PdfPasswordError(what)
-    if code == pdfium.FPDF_ERR_SECURITY:
-        return PdfSecurityError("the PDF is protected in a way that PDFium cannot undo; save an unprotected copy")
-    return PdfFormatError("this is no PDF, or it is too damaged to be opened")
-
-
-def _in_turn(renderer: _Renderer, wanted: Iterable[int]) -> Iterator[_Render]:
-    for index in wanted:
-        yield partial(renderer.page, index)
-
-
-def _in_processes(renderer: _Renderer, wanted: Iterable[int], workers: int) -> Iterator[_Render]:
-    """Draw in this process and in others, a few pages ahead of the reader, in the order wanted.
-
-    Pages are dealt out a few at a time. The pixels of the others come over in shared memory: through a pipe they
-    would cost more than drawing them. What this process draws costs no passage at all, and while the others
-    start, it is at work.
-    """
-    ahead: deque[_Render] = deque()
-    idle: list[SharedMemory] = []
-    blocks: list[SharedMemory] = []
-    busy: list[Future[list[_Drawn | PdfPageError]]] = []
-    pool = ProcessPoolExecutor(workers - 1, _context(), _take_renderer, (renderer,))
-
-    def died() -> PdfError:
-        return PdfError("a rendering process died; PDFium may crash on this PDF").at(renderer.name)
-
-    def take(index: int) -> SharedMemory:
-        try:
-            needed = renderer.bytes_needed(index)
-        except PdfPageError:
-            needed = 1  # the worker will meet the same error and report it
-        block = idle.pop() if idle else None
-        if block is None or block.size < needed:
-            block = SharedMemory(create=True, size=needed)
-            blocks.append(block)
-        return block
-
-    def send(run: list[int]) -> list[_Render]:
-        taken = [take(index) for index in run]
-        try:
-            drawn = pool.submit(_draw_here, [(index, block.name) for index, block in zip(run, taken, strict=True)])
-        except BrokenProcessPool as error:
-            raise died() from error
-        busy.append(drawn)
-        return [partial(receive, drawn, place, block) for place, block in enumerate(taken)]
-
-    def receive(drawn: Future[list[_Drawn | PdfPageError]], place: int, block: SharedMemory) -> Page:
-        try:
-            result = drawn.result()[place]
-            if isinstance(result, PdfPageError):
-                raise result
-            return result.page(block.buf)
-        except BrokenProcessPool as error:
-            raise died() from error
-        finally:
-            idle.append(block)
-
-    started = pool.submit(_draw_here, [])  # done when the first of them is there; until then this process draws
-    try:
-        indexes = iter(wanted)
-        while run := list(islice(indexes, _RUN)):
-            busy[:] = [drawn for drawn in busy if not drawn.done()]
-            theirs = started.done() and len(busy) < _BACKLOG * (workers - 1)
-            ahead.extend(send(run) if theirs else _in_turn(renderer, run))
-            while len(ahead) > 4 * workers * _RUN:
-                yield ahead.popleft()
-        yield from ahead
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        for block in blocks:
-            block.close()
-            block.unlink()
-
-
-def _context() -> BaseContext:
-    """How worker processes start: never as a fork of this process, whose locks and threads may be in any state."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # imported once, so that the next document's workers start at once
-    return context
-
-
-# In a worker process: one document, and the blocks of shared memory that it has seen.
-_renderer_here: _Renderer
-_blocks_here: dict[str, SharedMemory] = {}
-
-
-def _take_renderer(renderer: _Renderer) -> None:
-    global _renderer_here  # noqa: PLW0603 - what a worker process is for
-    _renderer_here = renderer
-
-
-def _draw_here(run: list[tuple[int, str]]) -> list[_Drawn | PdfPageError]:
-    drawn: list[_Drawn | PdfPageError] = []
-    for index, name in run:
-        if name not in _blocks_here:
-            _blocks_here[name] = SharedMemory(name)
-        try:
-            drawn.append(_renderer_here.draw(index, _blocks_here[name].buf))
-        except PdfPageError as error:
-            drawn.append(error)
-    return drawn

@@ -52,9 +52,10 @@ class Checkpoint:
         if self.folder is not None:
             return self.folder
         try:
-            from huggingface_hub import snapshot_download
+            from huggingface_hub import constants, snapshot_download
         except ImportError as error:
             raise MissingExtraError("the hub client", "local") from error
+        constants.HF_HUB_DISABLE_TELEMETRY = True  # it asks and tells the hub which tools run it, among other things
         try:
             return Path(
                 snapshot_download(self.card.id, revision=self.card.revision, allow_patterns=["*.json", "*.safetensors"])

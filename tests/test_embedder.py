@@ -346,6 +346,7 @@ def test_a_failed_start_is_tried_again(tmp_path: Path, vl_folder: Path) -> None:
     for _ in range(2):
         with pytest.raises(NemoVLMError, match=r"tokenizer\.json"):
             embedder.embed_query("x")
+    embedder.close()  # of what never started
     (folder / "gone.json").rename(folder / "tokenizer.json")
     assert embedder.embed_query("x").shape == (128,)
     embedder.close()

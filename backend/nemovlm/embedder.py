@@ -9,6 +9,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self, TypeAlias
@@ -311,12 +312,13 @@ class Embedder:
         total: int | None = None,
     ) -> Iterator[Vector | None]:
         done = 0
-        for future in self._submitted(items, role, truncate):
-            for outcome in runtime.wait(future):
-                yield _settle(outcome, on_error)
-                done += 1
-            if progress:
-                progress(done, total)
+        with closing(self._submitted(items, role, truncate)) as futures:
+            for future in futures:
+                for outcome in runtime.wait(future):
+                    yield _settle(outcome, on_error)
+                    done += 1
+                if progress:
+                    progress(done, total)
 
     async def _aresults(
         self,
@@ -330,16 +332,13 @@ class Embedder:
         done = 0
         if isinstance(items, AsyncIterable):
             items = drain(items, asyncio.get_running_loop())
-        futures = self._submitted(items, role, truncate)
-        try:
+        with closing(self._submitted(items, role, truncate)) as futures:
             while (future := await asyncio.to_thread(next, futures, None)) is not None:
                 for outcome in await runtime.wait_async(future):
                     yield _settle(outcome, on_error)
                     done += 1
                 if progress:
                     progress(done, total)
-        finally:
-            futures.close()
 
     def _submitted(self, items: Iterable[Embeddable], role: Role, truncate: Truncate | None) -> _Futures:
         """Yield a future for every window, a few of them submitted ahead.
@@ -401,7 +400,8 @@ class Embedder:
     async def _stop(self) -> None:
         task, self._engine_task = self._engine_task, None
         if task is not None and task.get_loop() is asyncio.get_running_loop():
-            await (await task).close()
+            with suppress(NemoVLMError):  # an engine that could not start has nothing to close
+                await (await task).close()
 
     def _stack(self, vectors: Iterable[Vector | None]) -> Vector:
         rows = [vector for vector in vectors if vector is not None]

@@ -71,7 +71,8 @@ class AddReport:
             "left out": len(self.failed),
         }
         more = "".join(f", {count} {what}" for what, count in counts.items() if count)
-        return f"{self.documents} documents: {self.embedded} pages embedded{more}"
+        documents = "1 document" if self.documents == 1 else f"{self.documents} documents"
+        return f"{documents}: {self.embedded} pages embedded{more}"
 
 
 class PageIndex:

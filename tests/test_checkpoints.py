@@ -1,6 +1,8 @@
 """Published layouts load, and a checkpoint that is not whole says what is wrong with it."""
 
+import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,12 @@ import pytest
 from checkpoints import case_image, write_text_checkpoint, write_vl_checkpoint
 
 from nemovlm import Embedder, Passage
+from nemovlm.engines.transformers import TransformersEngine
 from nemovlm.errors import CheckpointError
 from nemovlm.inputs import Vector
+from nemovlm.models.checkpoint import find_checkpoint
+from nemovlm.models.tiling import Tiling
+from nemovlm.settings import Settings
 
 PASSAGES = [Passage(text="a short text"), Passage(text="with a picture", image=case_image("portrait"))]
 
@@ -116,3 +122,20 @@ def test_no_code_of_a_checkpoint_runs(tmp_path: Path) -> None:
     (folder / "evil.py").write_text(f"open({str(witness)!r}, 'w')")
     embed(folder)
     assert not witness.exists()
+
+
+@pytest.mark.parametrize(
+    ("claim", "complaint"),
+    [
+        ({"dimension": 256}, "makes 128 components; tiny-vl has 256"),
+        ({"tiling": Tiling(tile=64, tokens_per_tile=4)}, "tiles of 64 pixels worth 16 tokens; tiny-vl has 64 and 4"),
+        ({"tiling": Tiling(tile=32, tokens_per_tile=16)}, "tiles of 64 pixels worth 16 tokens; tiny-vl has 32 and 16"),
+    ],
+    ids=["dimension", "tokens", "tile"],
+)
+def test_a_checkpoint_that_is_not_its_card_is_refused(claim: dict[str, Any], complaint: str, vl_folder: Path) -> None:
+    """What the catalogue says of a model is checked against the files, before the first vector."""
+    found = find_checkpoint(str(vl_folder))
+    engine = TransformersEngine(replace(found, card=replace(found.card, **claim)), Settings())
+    with pytest.raises(CheckpointError, match=complaint):
+        asyncio.run(engine.start())

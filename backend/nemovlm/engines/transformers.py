@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
+from pathlib import Path
 from typing import TypeVar, cast
 
 import numpy as np
@@ -26,7 +27,7 @@ from nemovlm.errors import (
     NemoVLMError,
 )
 from nemovlm.models.catalogue import ModelCard
-from nemovlm.models.checkpoint import Checkpoint
+from nemovlm.models.checkpoint import Checkpoint, read_json, tiling_of
 from nemovlm.models.prompts import prompt
 from nemovlm.settings import DtypeName, Settings
 
@@ -113,11 +114,23 @@ class TransformersEngine:
         self._begin = self._tokenizer.encode("").ids  # what the post-processor puts first: BOS
         names = ("<img>", "<IMG_CONTEXT>", "</img>")
         self._open, self._image, self._shut = (self._tokenizer.token_to_id(name) or 0 for name in names)
-        if self._card.tiling and not (self._open and self._image and self._shut):
-            raise CheckpointError(f"{folder / 'tokenizer.json'} lacks one of the tokens {', '.join(names)}")
+        self._check_against_card(folder, names)
+
+    def _check_against_card(self, folder: Path, image_tokens: Sequence[str]) -> None:
+        """Refuse a checkpoint that is not what its card says: its vectors would be wrong, or on wrong tokens."""
         width = self._model.language_model.config.hidden_size
         if width != self._card.dimension:
             raise CheckpointError(f"{folder} makes {width} components; {self._card.id} has {self._card.dimension}")
+        if (wanted := self._card.tiling) is None:
+            return
+        if not (self._open and self._image and self._shut):
+            raise CheckpointError(f"{folder / 'tokenizer.json'} lacks one of the tokens {', '.join(image_tokens)}")
+        found = tiling_of(read_json(folder, "config.json"), read_json(folder, "processor_config.json"))
+        if (found.tile, found.tokens_per_tile) != (wanted.tile, wanted.tokens_per_tile):
+            raise CheckpointError(
+                f"{folder} cuts tiles of {found.tile} pixels worth {found.tokens_per_tile} tokens; {self._card.id} has "
+                f"{wanted.tile} and {wanted.tokens_per_tile}"
+            )
 
     def _prepare_all(self, batch: Sequence[Item]) -> list[Prepared | NemoVLMError]:
         prepared: list[Prepared | NemoVLMError] = []

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from checkpoints import case_image, write_text_checkpoint, write_vl_checkpoint
 
 from nemovlm import Embedder, Passage
@@ -15,6 +16,7 @@ from nemovlm.engines.transformers import TransformersEngine
 from nemovlm.errors import CheckpointError
 from nemovlm.inputs import Vector
 from nemovlm.models.checkpoint import find_checkpoint
+from nemovlm.models.nemotron_vl import LlamaNemotronVLModel
 from nemovlm.models.tiling import Tiling
 from nemovlm.settings import Settings
 
@@ -139,3 +141,21 @@ def test_a_checkpoint_that_is_not_its_card_is_refused(claim: dict[str, Any], com
     engine = TransformersEngine(replace(found, card=replace(found.card, **claim)), Settings())
     with pytest.raises(CheckpointError, match=complaint):
         asyncio.run(engine.start())
+
+
+def test_the_published_model_has_its_published_size() -> None:
+    """Built from the sizes of the published model, the module has as many parameters as that has: 1,678,252,480
+    with the pooling head of the tower (15,238,352), which is not loaded."""
+    config = {
+        "vision_config": {
+            "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16,
+            "image_size": 512, "patch_size": 16,
+        },
+        "llm_config": {
+            "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
+            "num_key_value_heads": 8, "head_dim": 64, "vocab_size": 128266, "max_position_embeddings": 131072,
+        },
+    }  # fmt: skip
+    with torch.device("meta"):
+        model = LlamaNemotronVLModel(config)
+    assert sum(weight.numel() for weight in model.parameters()) == 1_678_252_480 - 15_238_352

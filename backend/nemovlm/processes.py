@@ -14,7 +14,7 @@ from typing import TypeAlias
 from nemovlm.errors import PdfError, PdfPageError
 from nemovlm.pdfium import Drawn, Page, Renderer
 
-_RUN = 3  # pages dealt to a process at once
+_RUN = 2  # pages dealt to a process at once
 _BACKLOG = 3  # runs that each of the others has to do; while they all have, this process draws
 
 Render: TypeAlias = Callable[[], Page]

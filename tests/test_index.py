@@ -310,6 +310,7 @@ def test_a_full_disk_loses_nothing(vl: Embedder, vl_folder: Path, pdfs: Path, tm
     assert told[0] == "4"
     assert "cannot be read or written" in told[1]
     assert "the space on the disk" in told[1]
+    assert ".rs:" not in told[1]
     index = PageIndex(tmp_path / "db", vl)
     assert len(index) == 4
     assert (index.add(pdfs).embedded, len(index)) == (5, 9)

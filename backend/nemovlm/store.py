@@ -5,6 +5,7 @@ leaves a table that is whole.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -19,6 +20,8 @@ try:
     import pyarrow as pa
 except ImportError as missing:
     raise MissingExtraError("the page index", "index") from missing
+
+_RUST_PLACE = re.compile(r", \S+\.rs:\d+:\d+")  # LanceDB names its own source in its messages
 
 _TABLE = "pages"
 _META = b"nemovlm"
@@ -150,7 +153,7 @@ def _storage(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError, pa.ArrowException) as error:  # LanceDB raises any of these
-        reason = str(error).partition("\n")[0][:300]
+        reason = _RUST_PLACE.sub("", str(error).partition("\n")[0])[:300]
         raise IndexStorageError(
             f"the index in {folder} cannot be read or written ({reason}); check the folder's permissions and the "
             "space on the disk; what was indexed before is still there"

@@ -25,7 +25,9 @@ from nemovlm.errors import ConfigurationError, ImageError, PdfError
 from nemovlm.images import encode_png
 
 
-class TestUnit(EmbeddingsUnitTests):
+class Pocket:
+    """What the framework's standard tests make and call."""
+
     @property
     def embeddings_class(self) -> type[Embeddings]:
         return NemoVLMEmbeddings
@@ -34,19 +36,15 @@ class TestUnit(EmbeddingsUnitTests):
     def embedding_model_params(self) -> dict[str, Any]:
         return {"model": "nemovlm/pocket"}
 
+
+class TestUnit(Pocket, EmbeddingsUnitTests):
     @property
     def init_from_env_params(self) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
         return {}, {"model": "nemovlm/pocket"}, {"model": "nemovlm/pocket"}
 
 
-class TestIntegration(EmbeddingsIntegrationTests):
-    @property
-    def embeddings_class(self) -> type[Embeddings]:
-        return NemoVLMEmbeddings
-
-    @property
-    def embedding_model_params(self) -> dict[str, Any]:
-        return {"model": "nemovlm/pocket"}
+class TestIntegration(Pocket, EmbeddingsIntegrationTests):
+    pass
 
 
 @pytest.fixture(scope="module")

@@ -781,3 +781,18 @@ def test_real_damage_is_the_same_in_processes(path: Path) -> None:
         for result in (read_all(path), read_all(path, workers=2))
     ]
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("change", ["replaced", "deleted"])
+def test_a_file_that_changes_underway_is_read_as_it_was(change: str, tmp_path: Path) -> None:
+    """A long document is opened anew now and then, but never as another file that has taken its place."""
+    path, other = tmp_path / "a.pdf", tmp_path / "b.pdf"
+    path.write_bytes(numbered(250))
+    other.write_bytes(numbered(300, encrypt="secret"))
+    stream = iter_pages(path, tiling=QUICK)
+    assert next(stream).text == "number 0"
+    if change == "replaced":
+        other.replace(path)
+    else:
+        path.unlink()
+    assert [page.text for page in stream] == [f"number {n}" for n in range(1, 250)]

@@ -5,7 +5,6 @@ that is not a proper embedding of the right item. It knows no protocol, no model
 """
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -20,7 +19,7 @@ from nemovlm import runtime
 from nemovlm.engines.base import Engine, Item, finish
 from nemovlm.errors import ConfigurationError, EngineError, InputError, NemoVLMError
 from nemovlm.images import load_image
-from nemovlm.inputs import Embeddable, Modality, OnError, Passage, Role, Truncate, Vector, as_passage
+from nemovlm.inputs import Embeddable, Modality, OnError, Passage, Role, Truncate, Vector, as_passage, leave_out
 from nemovlm.models.checkpoint import find_checkpoint
 from nemovlm.models.tiling import Tiling
 from nemovlm.router import build_engine, choose_engine
@@ -32,8 +31,6 @@ Progress: TypeAlias = Callable[[int, int | None], None]
 
 _Results: TypeAlias = list[Vector | NemoVLMError]
 _Futures: TypeAlias = Generator[Future[_Results], None, None]
-
-_log = logging.getLogger("nemovlm")
 
 # While one window is computed, the next is prepared and the one after it is read.
 _WINDOWS_AHEAD = 2
@@ -420,12 +417,7 @@ def _check(item: Embeddable, role: Role, truncate: Truncate) -> Item | NemoVLMEr
 def _settle(outcome: Vector | NemoVLMError, on_error: OnError) -> Vector | None:
     if not isinstance(outcome, NemoVLMError):
         return outcome
-    if on_error == "raise":
-        raise outcome
-    if callable(on_error):
-        on_error(outcome)
-    else:
-        _log.warning("left out: %s", outcome)
+    leave_out(outcome, on_error)
     return None
 
 

@@ -26,7 +26,6 @@ MAX_PIXELS = 178_956_970
 # Raster formats that Pillow decodes by itself. Left out on purpose: EPS starts Ghostscript.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF")
 
-
 # What the EXIF tag Orientation asks for (EXIF 2.32, tag 0x0112).
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -148,7 +147,7 @@ def _upright(image: Image.Image) -> Image.Image:
     image.load()  # TIFFs are turned by Pillow itself when they are loaded
     turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     if turn is None:
-        return image.copy()
+        return image.copy()  # the caller may go on painting on theirs
     turned = image.transpose(turn)
     turned.info = dict(image.info)
     return turned
@@ -163,7 +162,6 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    image.load()
     return image.convert("RGB") if image.mode != "RGB" else image
 
 

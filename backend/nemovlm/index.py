@@ -186,7 +186,7 @@ class PageIndex:
 
 def is_index(folder: str | Path) -> bool:
     """Return whether there is a page index in `folder`."""
-    return PageStore.open(Path(folder)) is not None
+    return PageStore.exists(Path(folder))
 
 
 def embedder_of(folder: str | Path, **knobs: Any) -> Embedder:

@@ -4,6 +4,7 @@ The words of the field: a *query* is what is searched for, a *passage* is what i
 both). They get different prompts, so they are different arguments everywhere.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,18 @@ Vector: TypeAlias = NDArray[np.float32]
 
 OnError: TypeAlias = Literal["raise", "skip"] | Callable[[NemoVLMError], None]
 """What to do with an item that fails: raise, log a warning and go on, or call back and go on."""
+
+_log = logging.getLogger("nemovlm")
+
+
+def leave_out(error: NemoVLMError, on_error: OnError) -> None:
+    """Do with the error of one item what `on_error` says; return if the others are to go on."""
+    if on_error == "raise":
+        raise error
+    if callable(on_error):
+        on_error(error)
+    else:
+        _log.warning("left out: %s", error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,12 @@
 """A PDF as a stream of pages: each with its picture and its text layer. Nothing is held across a `yield`."""
 
-import logging
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 from nemovlm.errors import ConfigurationError, PdfPageError
-from nemovlm.inputs import OnError
+from nemovlm.inputs import OnError, leave_out
 from nemovlm.models.tiling import NEMOTRON_TILING, Tiling
 from nemovlm.pdfium import Page, Renderer
 from nemovlm.processes import in_processes, in_turn
@@ -16,8 +15,6 @@ __all__ = ["Page", "PdfSource", "count_pages", "iter_pages"]
 
 PdfSource: TypeAlias = str | Path | bytes | BinaryIO
 """A path, the content of a PDF, or an open binary file (which is read to its end and stays open)."""
-
-_log = logging.getLogger("nemovlm")
 
 
 def iter_pages(
@@ -57,12 +54,7 @@ def iter_pages(
             try:
                 page = render()
             except PdfPageError as error:
-                if on_error == "raise":
-                    raise
-                if callable(on_error):
-                    on_error(error)
-                else:
-                    _log.warning("left out: %s", error)
+                leave_out(error, on_error)
             else:
                 yield page
 

@@ -124,6 +124,7 @@ class Renderer:
         self._drawn = 0
         with _lock:
             self._document = _open(source, password, self.name)
+            self._version = _version(source)
             self.total = len(self._document)
         if not self.total:
             self.close()
@@ -162,10 +163,7 @@ class Renderer:
         if len(buffer) < self.bytes_needed(index):  # which also says what is wrong with an index, as in one process
             raise ValueError("the buffer is too small")
         with self._failing(index), _lock:
-            self._drawn += 1
-            if self._drawn % _REOPEN == 0:
-                self._document.close()
-                self._document = _open(*self._recipe[:2], self.name)
+            self._forget()
             page = self._document[index]
             try:
                 width, height = page.get_size()
@@ -187,6 +185,14 @@ class Renderer:
                 )
             finally:
                 page.close()
+
+    def _forget(self) -> None:
+        """Open the document anew after some pages, unless its file was changed: then the old one stays open."""
+        self._drawn += 1
+        source, password, *_ = self._recipe
+        if self._drawn % _REOPEN == 0 and _version(source) == self._version:
+            old, self._document = self._document, _open(source, password, self.name)
+            old.close()
 
     def _paint(self, page: pypdfium2.PdfPage, columns: int, rows: int, buffer: Any) -> None:
         pixels = (ctypes.c_ubyte * (columns * rows * _CHANNELS)).from_buffer(buffer)
@@ -255,6 +261,17 @@ def _open(source: Path | bytes, password: str | None, name: str) -> pypdfium2.Pd
     except pypdfium2.PdfiumError:
         _log.warning("%s: its form fields cannot be drawn", name)
     return document
+
+
+def _version(source: Path | bytes) -> object:
+    """What tells a file from another that has taken its place: a page must never come from that one."""
+    if isinstance(source, bytes):
+        return None
+    try:
+        stat = source.stat()
+    except OSError:  # it is gone, while the open document still has it
+        return "gone"
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _open_error(code: int | None, password: str | None) -> PdfError:

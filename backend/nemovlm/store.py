@@ -48,10 +48,15 @@ class PageStore:
         self._table = table
         self.meta: Mapping[str, Any] = json.loads((table.schema.metadata or {}).get(_META, b"{}"))
 
+    @staticmethod
+    def exists(folder: Path) -> bool:
+        """Return whether there is a table in `folder`."""
+        return (folder / f"{_TABLE}.lance").exists()
+
     @classmethod
     def open(cls, folder: Path) -> Self | None:
         """Open the table in `folder`; None if there is none. Raises `IndexStorageError`."""
-        if not (folder / f"{_TABLE}.lance").exists():
+        if not cls.exists(folder):
             return None
         with _storage(folder):
             return cls(folder, _connect(folder).open_table(_TABLE))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nemovlm import Embedder, Passage
 from nemovlm.engines.base import finish
-from nemovlm.engines.transformers import fit, plan_batches
+from nemovlm.engines.transformers import fit, next_batch
 from nemovlm.errors import EngineError, InputTooLongError, NemoVLMError
 from nemovlm.inputs import Embeddable, Truncate
 from nemovlm.router import _ENGINES
@@ -148,15 +148,29 @@ def test_many_callers_at_once(engine: Embedder) -> None:
 
 
 @given(
-    lengths=st.dictionaries(st.integers(0, 500), st.integers(1, 4000), max_size=60),
+    lengths=st.dictionaries(st.integers(0, 500), st.integers(1, 4000), min_size=1, max_size=60),
     budget=st.integers(1, 9000),
 )
-def test_batches_hold_every_item_once_within_the_budget(lengths: dict[int, int], budget: int) -> None:
-    """No item is lost or doubled, and a padded batch is over the budget only if it is a single item."""
-    groups = list(plan_batches(lengths, budget))
-    assert sorted(index for group in groups for index in group) == sorted(lengths)
-    for group in groups:
-        assert len(group) == 1 or len(group) * max(lengths[index] for index in group) <= budget
+def test_a_pass_takes_the_oldest_and_stays_within_the_budget(lengths: dict[int, int], budget: int) -> None:
+    """No item is doubled, the oldest never waits, and a padded pass is over the budget only if it is one item."""
+    batch = next_batch(lengths, budget)
+    assert len(set(batch)) == len(batch)
+    assert batch[0] == next(iter(lengths))
+    assert len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= budget
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ([10, 10, 900, 10], [0, 1, 3]),  # one long item would make three short ones long
+        ([900, 10, 880, 10], [0, 2]),  # and short ones would be mostly padding
+        ([8, 30, 16, 12], [0, 3, 2, 1]),  # but what is short anyway travels together
+        ([100] * 50, list(range(40))),  # up to the budget
+    ],
+)
+def test_items_of_like_length_keep_company(lengths: list[int], expected: list[int]) -> None:
+    """Little is computed for nothing."""
+    assert next_batch(dict(enumerate(lengths)), 4000) == expected
 
 
 @given(head=st.integers(0, 30), tail=st.integers(0, 60), limit=st.integers(1, 60))

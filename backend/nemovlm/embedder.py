@@ -11,19 +11,19 @@ from concurrent.futures import Future
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self, TypeAlias
+from typing import Self, TypeAlias, Unpack
 
 import numpy as np
 
 from nemovlm import runtime
-from nemovlm.engines.base import Engine, Item, finish
-from nemovlm.errors import ConfigurationError, EngineError, InputError, NemoVLMError
-from nemovlm.images import load_image
+from nemovlm.engines.base import Engine, Item, Outcome, finish
+from nemovlm.errors import ConfigurationError, EngineError, InputError, ModelNotServedError, NemoVLMError
 from nemovlm.inputs import Embeddable, Modality, OnError, Passage, Role, Truncate, Vector, as_passage, leave_out
-from nemovlm.models.checkpoint import find_checkpoint
+from nemovlm.models.catalogue import CATALOGUE, DEFAULT_MODEL, ModelCard
+from nemovlm.models.checkpoint import Checkpoint, find_checkpoint
 from nemovlm.models.tiling import Tiling
 from nemovlm.router import build_engine, choose_engine
-from nemovlm.settings import DtypeName, EngineName, Settings
+from nemovlm.settings import EngineName, Options, Settings
 from nemovlm.windows import drain, windows
 
 Progress: TypeAlias = Callable[[int, int | None], None]
@@ -34,6 +34,8 @@ _Futures: TypeAlias = Generator[Future[_Results], None, None]
 
 # While one window is computed, the next is prepared and the one after it is read.
 _WINDOWS_AHEAD = 2
+# A server computes several requests at once, and pages make one request a window.
+_WINDOWS_AHEAD_REMOTE = 8
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,16 @@ class Description:
     dimension: int
     modalities: tuple[Modality, ...]
     max_tokens: dict[Modality, int]
+    """Empty where a server decides."""
     space: str
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What was embedded: items that got a vector, and the tokens of their prompts as far as the engine told."""
+
+    items: int = 0
+    tokens: int = 0
 
 
 class Embedder:
@@ -62,80 +73,58 @@ class Embedder:
     The constructor opens no connection, loads no weights and starts no thread; the first use does, once.
 
     Args:
-        model: A model id of the catalogue (`nemovlm models`), or a folder with a checkpoint. Default:
-            `NEMOVLM_MODEL`.
-        revision: The commit of the hub repository, where the catalogue's own is not wanted.
-        engine: `"auto"` (default), `"transformers"`, `"vllm"`, `"nim"` or `"vllm-server"`.
-        base_url: The address of a remote engine.
-        api_key: Its key. Never shown, never logged.
-        dimensions: Keep the first so many components. Default: all.
-        truncate: `"NONE"` (default: a text over the limit is an error), `"END"` or `"START"`.
-        max_tokens: A lower limit than the model's own.
-        max_tiles: Tiles an image may be cut into. Default: the model's own.
-        device: `"auto"` (default), `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`.
-        dtype: `"auto"` (default: bfloat16 on a GPU that has it, else float32), `"float32"`, ...
-        batch_tokens: Tokens in one forward pass. Default: by device.
-
-    Every argument is read from `NEMOVLM_<NAME>` in the environment where it is None.
+        model: A model id of the catalogue (`nemovlm models`), a folder with a checkpoint, or for a remote engine
+            the name of what its server runs. Default: `NEMOVLM_MODEL`.
+        knobs: `engine`, `base_url`, `api_key`, `dimensions`, `truncate` and all others of
+            `nemovlm.settings.Knobs`, which describes each. One that is None is read from `NEMOVLM_<NAME>` in the
+            environment.
 
     Raises:
         ConfigurationError: A setting is wrong; `UnknownModelError` for the model, with the nearest known id.
         CheckpointError: The folder is no checkpoint.
     """
 
-    def __init__(
-        self,
-        model: str | Path | None = None,
-        *,
-        revision: str | None = None,
-        engine: EngineName | None = None,
-        base_url: str | None = None,
-        api_key: str | None = None,
-        dimensions: int | None = None,
-        truncate: Truncate | None = None,
-        max_tokens: int | None = None,
-        max_tiles: int | None = None,
-        device: str | None = None,
-        dtype: DtypeName | None = None,
-        batch_tokens: int | None = None,
-    ) -> None:
-        self._open(
-            Settings.given(
-                model=None if model is None else str(model),
-                revision=revision,
-                engine=engine,
-                base_url=base_url,
-                api_key=api_key,
-                dimensions=dimensions,
-                truncate=truncate,
-                max_tokens=max_tokens,
-                max_tiles=max_tiles,
-                device=device,
-                dtype=dtype,
-                batch_tokens=batch_tokens,
-            )
-        )
+    def __init__(self, model: str | Path | None = None, **knobs: Unpack[Options]) -> None:
+        self._open(Settings.given(model=None if model is None else str(model), **knobs))
 
     def _open(self, settings: Settings) -> None:
-        if settings.model is None:
+        self._settings = settings
+        self._usage = Usage()
+        self._engine_task: asyncio.Task[Engine] | None = None
+        self._found: Checkpoint | None = None
+        self._full: int | None = None
+        if settings.model is None and any(address.hosted for address in settings.addresses):
+            settings = settings.model_copy(update={"model": DEFAULT_MODEL})
+        if settings.model is not None:
+            self._take(settings, find_checkpoint(settings.model, settings.revision, served=settings.remote))
+        elif not settings.remote:
             raise ConfigurationError(
                 "no model was chosen: pass a model id (see `nemovlm models`) or a folder, or set NEMOVLM_MODEL; "
                 "'nemovlm/pocket' needs no download"
             )
-        checkpoint = find_checkpoint(settings.model, settings.revision)
+
+    def _take(self, settings: Settings, checkpoint: Checkpoint) -> None:
         if settings.max_tiles and checkpoint.card.tiling:
             tiling = replace(checkpoint.card.tiling, max_tiles=settings.max_tiles)
             checkpoint = replace(checkpoint, card=replace(checkpoint.card, tiling=tiling))
         if checkpoint.folder and not checkpoint.card.revision:
             settings = settings.model_copy(update={"model": str(checkpoint.folder)})  # right in another folder too
-        self._settings = settings
-        self._checkpoint = checkpoint
-        self._card = checkpoint.card
-        self._engine_task: asyncio.Task[Engine] | None = None
-        if (settings.dimensions or 0) > self._card.dimension:
+        self._settings, self._found, self._full = settings, checkpoint, checkpoint.card.dimension
+        if settings.dimensions and self._full and settings.dimensions > self._full:
             raise ConfigurationError(
-                f"dimensions={settings.dimensions} is more than the {self._card.dimension} that {self._card.id} has"
+                f"dimensions={settings.dimensions} is more than the {self._full} that {checkpoint.card.id} has"
             )
+
+    @property
+    def _checkpoint(self) -> Checkpoint:
+        if self._found is None:  # nobody named the model: its server does
+            runtime.wait(runtime.submit(self._engine()))
+        assert self._found  # noqa: S101 - an engine does not start without
+        return self._found
+
+    @property
+    def _card(self) -> ModelCard:
+        return self._checkpoint.card
 
     # What it is
 
@@ -146,13 +135,22 @@ class Embedder:
 
     @property
     def model(self) -> str:
-        """The id of the model, or the name of its folder."""
+        """The id of the model, or the name of its folder. If nobody chose one, the server is asked what it has."""
         return self._card.id
 
     @property
     def dimension(self) -> int:
-        """Components of a vector."""
-        return self._settings.dimensions or self._card.dimension
+        """Components of a vector. Of a model that only its server knows, the server is asked, once."""
+        if not (known := self._settings.dimensions or self._full):
+            runtime.wait(runtime.submit(self._engine()))
+            known = self._settings.dimensions or self._full
+        assert known  # noqa: S101 - an engine does not start without
+        return known
+
+    @property
+    def usage(self) -> Usage:
+        """What was embedded so far, by this object in this process."""
+        return self._usage
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
@@ -172,7 +170,9 @@ class Embedder:
         engine, the device or the dtype. For a folder it is made from the content of its files.
         """
         tiles = f";tiles={self._card.tiling.max_tiles}" if self._card.tiling else ""
-        return f"{self._checkpoint.identity};dimensions={self.dimension}{tiles};prompts=1"
+        kind = self._settings.embedding_type
+        exactness = "" if kind == "float" else f";{kind}"
+        return f"{self._checkpoint.identity};dimensions={self.dimension}{tiles};prompts=1{exactness}"
 
     def describe(self) -> Description:
         """Return what this embedder is and why, without loading weights."""
@@ -187,9 +187,22 @@ class Embedder:
             dtype=engine.dtype,
             dimension=self.dimension,
             modalities=self.modalities,
-            max_tokens={modality: self._card.max_tokens(modality) for modality in self.modalities},
+            max_tokens={}
+            if self._settings.remote
+            else {modality: self._card.max_tokens(modality) for modality in self.modalities},
             space=self.space,
         )
+
+    def available_models(self) -> list[str]:
+        """Return the models that could be asked for: those of the server, or those that are known of a local engine.
+
+        Raises `EngineError`.
+        """
+        if not self._settings.remote:
+            return [card.id for card in CATALOGUE]
+        from nemovlm.engines.http import served_models
+
+        return [model.id for model in runtime.wait(runtime.submit(served_models(self._settings)))]
 
     # Queries
 
@@ -289,7 +302,7 @@ class Embedder:
         await self.aclose()
 
     def __repr__(self) -> str:
-        return f"Embedder({self._card.id!r}, engine={self._settings.engine!r}, dimension={self.dimension})"
+        return f"Embedder({self._found.card.id if self._found else None!r}, engine={self._settings.engine!r})"
 
     def __getstate__(self) -> Settings:
         return self._settings
@@ -344,13 +357,14 @@ class Embedder:
         cancelled.
         """
         pending: deque[Future[_Results]] = deque()
+        ahead = min(self._settings.max_concurrency, _WINDOWS_AHEAD_REMOTE) if self._settings.remote else _WINDOWS_AHEAD
         start = 0
         try:
             for window in windows(items):
                 work = self._embed_window(window, start, role, truncate or self._settings.truncate)
                 pending.append(runtime.submit(work))
                 start += len(window)
-                if len(pending) > _WINDOWS_AHEAD:
+                if len(pending) > ahead:
                     yield pending.popleft()
             while pending:
                 yield pending.popleft()
@@ -364,7 +378,7 @@ class Embedder:
 
     async def _embed_window(self, window: Sequence[Embeddable], start: int, role: Role, truncate: Truncate) -> _Results:
         engine = await self._engine()
-        checked = await asyncio.to_thread(lambda: [_check(item, role, truncate) for item in window])
+        checked = [_check(item, role, truncate) for item in window]
         good = [item for item in checked if isinstance(item, Item)]
         answers = await engine.embed(good) if good else []
         if len(answers) != len(good):
@@ -372,12 +386,19 @@ class Embedder:
         answer = iter(answers)
         results: _Results = []
         for offset, (item, entry) in enumerate(zip(checked, window, strict=True)):
-            outcome = next(answer) if isinstance(item, Item) else item
-            result = finish(outcome, full=self._card.dimension, dimensions=self.dimension)
+            result = self._finish(next(answer) if isinstance(item, Item) else item)
             if isinstance(result, NemoVLMError):
-                result.at((isinstance(entry, Passage) and entry.label) or f"item {start + offset}")
+                result.at((isinstance(entry, Passage) and entry.label) or f"item {start + offset}", start + offset)
             results.append(result)
         return results
+
+    def _finish(self, outcome: Outcome) -> Vector | NemoVLMError:
+        if isinstance(outcome, NemoVLMError):
+            return outcome
+        result = finish(outcome.vector, full=self._full, dimensions=self.dimension)
+        if not isinstance(result, NemoVLMError):
+            self._usage = Usage(self._usage.items + 1, self._usage.tokens + outcome.tokens)
+        return result
 
     async def _engine(self) -> Engine:
         """Return the running engine, starting it on first use. Only the private loop comes here: no lock."""
@@ -388,11 +409,28 @@ class Embedder:
         return await asyncio.shield(task)
 
     async def _start(self) -> Engine:
+        if self._found is None:
+            name = await self._served_model()
+            self._take(self._settings.model_copy(update={"model": name}), find_checkpoint(name, served=True))
         engine = await asyncio.to_thread(
             lambda: build_engine(choose_engine(self._settings), self._checkpoint, self._settings)
         )
         await engine.start()
+        if not (self._full or self._settings.dimensions):
+            (outcome,) = await engine.embed([Item("query", "dimension", None, "END")])
+            if isinstance(outcome, NemoVLMError):
+                raise outcome
+            self._full = outcome.vector.size
         return engine
+
+    async def _served_model(self) -> str:
+        """Return the model to ask a server for if nobody chose one: the first that is no variant of another."""
+        from nemovlm.engines.http import served_models
+
+        served = await served_models(self._settings)
+        if not served:
+            raise ModelNotServedError("no model was chosen, and the server has none: pass model")
+        return next((model.id for model in served if model.id == model.root), served[0].id)
 
     async def _stop(self) -> None:
         task, self._engine_task = self._engine_task, None
@@ -408,10 +446,9 @@ class Embedder:
 def _check(item: Embeddable, role: Role, truncate: Truncate) -> Item | NemoVLMError:
     try:
         passage = as_passage(item)
-        image = None if passage.image is None else load_image(passage.image)
     except NemoVLMError as error:
         return error
-    return Item(role, "" if passage.modality == "image" else passage.text or "", image, truncate)
+    return Item(role, "" if passage.modality == "image" else passage.text or "", passage.image, truncate)
 
 
 def _settle(outcome: Vector | NemoVLMError, on_error: OnError) -> Vector | None:

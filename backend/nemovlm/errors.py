@@ -10,6 +10,12 @@
     │   ├── ImageError              its image cannot be read
     │   └── InputTooLongError       it has more tokens than the model takes
     ├── EngineError                 an engine failed, or answered with something that is no embedding
+    │   ├── AuthenticationError     a server wants a key, or another one
+    │   ├── ModelNotServedError     a server does not have the model, or not for this account
+    │   ├── RateLimitedError        a server wants fewer requests, and time ran out
+    │   ├── ServerError             a server failed or could not be reached, and repeating did not help
+    │   ├── RequestRefusedError     a server refused a request for a reason that lies in no single item
+    │   └── ProtocolError           a server's reply is not what the protocol says
     ├── PdfError                    a PDF cannot be opened
     │   ├── PdfPasswordError        it wants a password, or another one
     │   ├── PdfSecurityError        it is protected in a way that PDFium cannot undo
@@ -27,13 +33,21 @@ from typing import Self
 
 
 class NemoVLMError(Exception):
-    """Base of all errors raised on purpose. `item` names the input concerned, where there is one."""
+    """Base of all errors raised on purpose.
+
+    `item` names the input concerned and `index` is its 0-based position, where there is one. `status` and
+    `request_id` are those of a server's reply, where one was asked.
+    """
 
     item: str | None = None
+    index: int | None = None
+    status: int | None = None
+    request_id: str | None = None
 
-    def at(self, item: str) -> Self:
+    def at(self, item: str, index: int | None = None) -> Self:
         """Name the input that this error is about, unless that is known already."""
-        self.item = self.item or item
+        if self.item is None:
+            self.item, self.index = item, index
         return self
 
     def __str__(self) -> str:
@@ -84,6 +98,30 @@ class InputTooLongError(InputError):
 
 class EngineError(NemoVLMError):
     """An engine failed, or answered with something that is not a proper embedding."""
+
+
+class AuthenticationError(EngineError):
+    """A server refused the key, or got none."""
+
+
+class ModelNotServedError(EngineError):
+    """A server does not have the model that was asked for, or not for this account."""
+
+
+class RateLimitedError(EngineError):
+    """A server kept answering that there were too many requests, until the deadline."""
+
+
+class ServerError(EngineError):
+    """A server failed or could not be reached, and repeating the request did not help."""
+
+
+class RequestRefusedError(EngineError):
+    """A server refused a request, for a reason that lies in no single item or that it did not give."""
+
+
+class ProtocolError(EngineError):
+    """A server's reply is not what the protocol says: nothing in it can be trusted, so nothing was taken from it."""
 
 
 class PdfError(NemoVLMError):

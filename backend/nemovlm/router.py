@@ -17,6 +17,7 @@ from nemovlm.settings import EngineName, Settings
 # Where each engine lives. One that is not listed is not in this release.
 _ENGINES: dict[EngineName, tuple[str, str]] = {
     "transformers": ("nemovlm.engines.transformers", "TransformersEngine"),
+    "nim": ("nemovlm.engines.http", "HttpEngine"),
 }
 
 
@@ -45,10 +46,10 @@ def build_engine(route: Route, checkpoint: Checkpoint, settings: Settings) -> En
     return engine
 
 
-def default_model(settings: Settings) -> tuple[str, str]:
-    """Return the model to take where nobody chose one, and why."""
-    if settings.base_url:
-        return DEFAULT_MODEL, "a base_url is set"
+def default_model(settings: Settings) -> tuple[str | None, str]:
+    """Return the model to take where nobody chose one, and why. None: what the server has."""
+    if settings.remote:
+        return None, "the server has it, and no model was chosen"
     if _has_cuda():
         return DEFAULT_MODEL, "there is a CUDA GPU"
     return POCKET, "no model was chosen, and there is no GPU and no base_url"

@@ -1,75 +1,112 @@
 """Every knob, in one frozen record: given as arguments, else read from `NEMOVLM_*` in the environment."""
 
 import os
-from typing import Any, Literal, TypeAlias
+from pathlib import Path
+from typing import Any, Literal, Self, TypeAlias, TypedDict
 
-from pydantic import AliasChoices, BaseModel, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, BaseModel, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nemovlm.errors import ConfigurationError
 from nemovlm.inputs import Truncate
+from nemovlm.wire.address import HOSTED_URL, Address, parse_address
+from nemovlm.wire.nim import Joiner
+from nemovlm.wire.quantise import EmbeddingType
 
 EngineName: TypeAlias = Literal["auto", "vllm", "transformers", "nim", "vllm-server"]
 DtypeName: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 
 
-class Settings(BaseSettings):
-    """The knobs of an `Embedder`. An argument beats the environment, and the environment beats the default."""
+class Options(TypedDict, total=False):
+    """The knobs as arguments of `Embedder`, for type checkers. None means: not given."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="NEMOVLM_", env_ignore_empty=True, extra="forbid", frozen=True, protected_namespaces=()
-    )
-
-    model: str | None = None
-    """A model id of the catalogue, a hub id with a `revision`, or a folder with a checkpoint."""
-    revision: str | None = None
-    """The commit of the hub repository; by default the one that the catalogue pins."""
-    engine: EngineName = "auto"
-    base_url: str | None = None
-    """The address of a remote engine. Where it is set, `auto` means remote."""
-    api_key: SecretStr | None = Field(
-        default=None, validation_alias=AliasChoices("api_key", "NEMOVLM_API_KEY", "NVIDIA_API_KEY")
-    )
-    """Alone it never sends anything off the machine: only `base_url` or `engine` does."""
-    dimensions: int | None = Field(default=None, ge=1)
-    """Keep the first so many components, then scale to unit length (Matryoshka). Default: all."""
-    truncate: Truncate = "NONE"
-    """What to do with a text over the limit: NONE is an error, END and START cut its tokens there."""
-    max_tokens: int | None = Field(default=None, ge=8)
-    """A lower limit than the model's own."""
-    max_tiles: int | None = Field(default=None, ge=1, le=36)
-    """Tiles an image may be cut into; fewer are faster and coarser. Default: the model's own (6)."""
-    device: str = "auto"
-    """`cpu`, `cuda`, `cuda:1`, `mps`, or `auto`."""
-    dtype: DtypeName = "auto"
-    """What the model computes in; vectors are float32 always."""
-    batch_tokens: int | None = Field(default=None, ge=1)
-    """Tokens in one forward pass, padding included. Default: by device."""
-
-    @classmethod
-    def given(cls, **arguments: Any) -> "Settings":
-        """Return the settings for the arguments that are not None. Raises `ConfigurationError`."""
-        try:
-            return cls(**{name: value for name, value in arguments.items() if value is not None})
-        except ValidationError as error:
-            raise ConfigurationError("; ".join(_complaint(detail) for detail in error.errors())) from None
+    revision: str | None
+    engine: EngineName | None
+    base_url: str | list[str] | None
+    api_key: str | None
+    dimensions: int | None
+    truncate: Truncate | None
+    max_tokens: int | None
+    max_tiles: int | None
+    device: str | None
+    dtype: DtypeName | None
+    batch_tokens: int | None
+    max_batch_size: int | None
+    max_request_bytes: int | None
+    max_image_bytes: int | None
+    max_concurrency: int | None
+    requests_per_minute: float | None
+    timeout: float | None
+    deadline: float | None
+    max_retries: int | None
+    headers: dict[str, str] | None
+    verify: bool | str | Path | None
+    cert: str | Path | tuple[str, str] | None
+    proxy: str | None
+    joiner: Joiner | None
+    embedding_type: EmbeddingType | None
+    http_client: Any
 
 
 class Knobs(BaseModel):
-    """The same knobs as fields of a framework's class: all optional, None meaning environment, then default."""
+    """The knobs as fields, None meaning: not given. Frameworks' classes inherit them."""
 
     model: str | None = None
+    """A model id of the catalogue, a hub id with a `revision`, a folder with a checkpoint, or what a server runs."""
     revision: str | None = None
+    """The commit of the hub repository; by default the one that the catalogue pins."""
     engine: EngineName | None = None
-    base_url: str | None = None
+    base_url: str | list[str] | None = None
+    """The address of a remote engine, or several that share the load, in a list or separated by commas. Where it
+    is set, `auto` means remote."""
     api_key: SecretStr | None = Field(default=None, exclude=True)
-    dimensions: int | None = None
+    """Sent to every `base_url`. Alone it never sends anything off the machine: only `base_url` or `engine` does."""
+    dimensions: int | None = Field(default=None, ge=1)
+    """Keep the first so many components, then scale to unit length (Matryoshka). Default: all."""
     truncate: Truncate | None = None
-    max_tokens: int | None = None
-    max_tiles: int | None = None
+    """What to do with a text over the limit: NONE is an error, END and START cut its tokens there."""
+    max_tokens: int | None = Field(default=None, ge=8)
+    """A lower limit than the model's own, for a local engine."""
+    max_tiles: int | None = Field(default=None, ge=1, le=36)
+    """Tiles an image may be cut into; fewer are faster and coarser. Default: the model's own (6)."""
     device: str | None = None
+    """`cpu`, `cuda`, `cuda:1`, `mps`, or `auto`."""
     dtype: DtypeName | None = None
-    batch_tokens: int | None = None
+    """What a local model computes in; vectors are float32 always."""
+    batch_tokens: int | None = Field(default=None, ge=1)
+    """Tokens in one forward pass, padding included. Default: by device."""
+    max_batch_size: int | None = Field(default=None, ge=1)
+    """Items in one request."""
+    max_request_bytes: int | None = Field(default=None, ge=1024)
+    """Bytes of one request; an item that is larger by itself is sent alone."""
+    max_image_bytes: int | None = Field(default=None, ge=1024)
+    """Bytes of one image file as it is sent: over that, it becomes a JPEG. Hosted NIMs may take 135,000 at most."""
+    max_concurrency: int | None = Field(default=None, ge=1)
+    """Requests under way at once."""
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    """Requests are spread evenly to stay below. Default: no limit. NVIDIA's hosted NIMs are said to allow 40."""
+    timeout: float | None = Field(default=None, gt=0)
+    """Seconds to wait for the reply to one request."""
+    deadline: float | None = Field(default=None, gt=0)
+    """Seconds in which a request must be answered, all repetitions and waits included."""
+    max_retries: int | None = Field(default=None, ge=0)
+    """Repetitions of a request that failed for a passing reason. Rate limits (429) do not count."""
+    headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
+    """Sent with every request."""
+    verify: bool | Path | None = None
+    """False trusts any certificate of a server; a path trusts those of this CA file alone."""
+    cert: Path | tuple[Path, Path] | None = None
+    """A client certificate: a PEM file with its key, or the two files."""
+    proxy: str | None = Field(default=None, exclude=True, repr=False)
+    """The address of a proxy. Default: HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the environment."""
+    joiner: Joiner | None = None
+    """What stands between a text and its image in a request: a newline, a space, or `<img src='...'/>` around it."""
+    embedding_type: EmbeddingType | None = None
+    """What a server is to send vectors as: `int8` and `uint8` take a quarter of the bytes of `float`, `binary` and
+    `ubinary` 1/32. They come out as float32 of unit length all the same, less exact."""
+    http_client: Any = Field(default=None, exclude=True, repr=False)
+    """An `httpx.AsyncClient`, or a function that makes one. Then timeouts, proxy and certificates are its own, and
+    one that was passed as such is not closed and must not be used elsewhere."""
 
     def arguments(self) -> dict[str, Any]:
         """Return the knobs that were given, as arguments of `Embedder`."""
@@ -79,11 +116,86 @@ class Knobs(BaseModel):
         return {name: value for name, value in given.items() if value is not None}
 
 
+class Settings(BaseSettings, Knobs):
+    """The knobs of an `Embedder`. An argument beats the environment, and the environment beats the default."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="NEMOVLM_", env_ignore_empty=True, extra="forbid", frozen=True, protected_namespaces=()
+    )
+
+    engine: EngineName = "auto"
+    hosted_api_key: SecretStr | None = Field(default=None, validation_alias=AliasChoices("NVIDIA_API_KEY"))
+    """The key of NVIDIA's hosted NIMs. It is sent to them alone."""
+    truncate: Truncate = "NONE"
+    device: str = "auto"
+    dtype: DtypeName = "auto"
+    max_batch_size: int = Field(default=64, ge=1)
+    max_request_bytes: int = Field(default=4_000_000, ge=1024)
+    max_image_bytes: int = Field(default=1_000_000, ge=1024)
+    max_concurrency: int = Field(default=8, ge=1)
+    timeout: float = Field(default=120.0, gt=0)
+    deadline: float = Field(default=300.0, gt=0)
+    max_retries: int = Field(default=5, ge=0)
+    verify: bool | Path = True
+    joiner: Joiner = "newline"
+    embedding_type: EmbeddingType = "float"
+
+    @classmethod
+    def given(cls, **arguments: Any) -> "Settings":
+        """Return the settings for the arguments that are not None. Raises `ConfigurationError`."""
+        try:
+            return cls(**{name: value for name, value in arguments.items() if value is not None})
+        except ValidationError as error:
+            raise ConfigurationError("; ".join(_complaint(detail) for detail in error.errors())) from None
+
+    @property
+    def remote(self) -> bool:
+        """Whether items leave this process for a server."""
+        return self.engine in {"nim", "vllm-server"} or (self.engine == "auto" and self.base_url is not None)
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """The servers of a remote engine."""
+        urls = self.base_url.split(",") if isinstance(self.base_url, str) else self.base_url or ()
+        return tuple(parse_address(url) for url in urls if url.strip())
+
+    def key_for(self, address: Address) -> str | None:
+        """Return the key that a server is to get, if any."""
+        key = self.api_key or (self.hosted_api_key if address.hosted else None)
+        return key.get_secret_value() if key else None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.engine == "nim" and not self.base_url:
+            # The record is frozen for its users; here it is still being made.
+            object.__setattr__(self, "base_url", os.environ.get("NVIDIA_BASE_URL") or HOSTED_URL)
+        for key in (self.api_key, self.hosted_api_key):
+            if key and not (key.get_secret_value().isascii() and key.get_secret_value().isprintable()):
+                raise ConfigurationError("the API key has characters in it that no key has; was it pasted whole?")
+        if not self.remote:
+            if self.embedding_type != "float":
+                raise ConfigurationError("embedding_type is for a remote engine; a local one has nothing to send")
+            return self
+        if self.embedding_type in {"binary", "ubinary"} and (self.dimensions or 0) % 8:
+            raise ConfigurationError(f"dimensions={self.dimensions} is no multiple of 8, as packed bits want")
+        if not self.addresses:
+            raise ConfigurationError(f"base_url {self.base_url!r} names no server")
+        for name in ("max_tokens", "max_tiles"):
+            if getattr(self, name) is not None:
+                raise ConfigurationError(f"{name} is for a local engine; a server has limits of its own")
+        return self
+
+
 def _complaint(detail: Any) -> str:
+    if isinstance(error := detail.get("ctx", {}).get("error"), ConfigurationError):
+        return str(error)
     name = ".".join(str(part) for part in detail["loc"])
     variable = f"NEMOVLM_{name.upper()}"
     where = f" (from {variable})" if os.environ.get(variable) == detail["input"] else ""
     if detail["type"] == "extra_forbidden":
         return f"there is no setting {name!r}"
-    value = "" if name == "api_key" else f"={detail['input']!r}"  # a key is never shown
+    value = "" if name in _UNSHOWN else f"={detail['input']!r}"
     return f"{name}{value}{where} is no valid setting: {detail['msg'].lower()}"
+
+
+_UNSHOWN = {"api_key", "NVIDIA_API_KEY", "headers", "proxy", "http_client"}  # they may hold secrets

@@ -2,23 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from nemovlm.errors import EngineError, NemoVLMError
+from nemovlm.errors import EngineError, InputError, NemoVLMError
+from nemovlm.images import ImageSource
 from nemovlm.inputs import Modality, Role, Truncate, Vector
+from nemovlm.models.catalogue import ModelCard
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One checked input, as engines get it: `image` is RGB, and `text` is empty where there is none."""
+    """One input, as engines get it: `image` is as the user gave it, and `text` is empty where there is none."""
 
     role: Role
     text: str
-    image: Image.Image | None
+    image: ImageSource | None
     truncate: Truncate
 
     @property
@@ -29,8 +30,18 @@ class Item:
         return "text_image" if self.text else "image"
 
 
-Outcome: TypeAlias = NDArray[np.float32] | NemoVLMError
-"""What an engine answers for one item: a raw vector (d,), or the error that concerns this item alone."""
+class Answer(NamedTuple):
+    """The raw vector (d,) of one item, and the tokens of its prompt.
+
+    An engine that is told the tokens of a whole batch only shares them out among its items.
+    """
+
+    vector: NDArray[np.float32]
+    tokens: int
+
+
+Outcome: TypeAlias = Answer | NemoVLMError
+"""What an engine answers for one item, or the error that concerns this item alone."""
 
 
 class Engine(Protocol):
@@ -54,20 +65,27 @@ class Engine(Protocol):
         """What it computes in: `float32`, `bfloat16`."""
 
 
-def finish(outcome: Outcome, *, full: int, dimensions: int) -> Vector | NemoVLMError:
+def require_eyes(card: ModelCard) -> None:
+    """Raise `InputError` if the model of `card` takes no images."""
+    if "image" not in card.modalities:
+        raise InputError(f"{card.id} reads text only; give it a text, or take a model that sees images")
+
+
+def finish(vector: NDArray[np.float32], *, full: int | None, dimensions: int) -> Vector | EngineError:
     """Turn a raw vector (full,) into a unit vector (dimensions,), or into the error that it deserves.
 
-    Cutting before scaling is how Matryoshka embeddings are defined (Kusupati et al. 2022, arXiv:2205.13147).
+    A remote engine may have cut it to (dimensions,) already; where `full` is None nobody knows how long it is whole.
+    Cutting before scaling is how Matryoshka embeddings
+    are defined (Kusupati et al. 2022, arXiv:2205.13147).
     """
-    if isinstance(outcome, NemoVLMError):
-        return outcome
-    if outcome.shape != (full,):
-        return EngineError(f"the engine answered with shape {outcome.shape} instead of ({full},)")
-    vector = outcome[:dimensions].astype(np.float64)
-    length = float(np.linalg.norm(vector))
+    if vector.ndim != 1 or (vector.size < dimensions if full is None else vector.size not in {full, dimensions}):
+        return EngineError(f"the engine answered with shape {vector.shape} instead of ({full or dimensions},)")
+    wide = vector[:dimensions].astype(np.float64)
+    length = float(np.linalg.norm(wide))
     if not np.isfinite(length) or length == 0.0:
         what = "a zero vector" if length == 0.0 else "numbers that are not finite"
         return EngineError(
-            f"the engine answered with {what}; this input has no usable embedding in this dtype: try dtype='float32'"
+            f"the engine answered with {what}: this input has no usable embedding in the dtype that the model computes "
+            "in, where that is not float32 already"
         )
-    return (vector / length).astype(np.float32)
+    return (wide / length).astype(np.float32)

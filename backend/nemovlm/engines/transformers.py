@@ -5,7 +5,7 @@ that are filled by tokens and not by count. This is the only file that knows how
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -16,16 +16,16 @@ from typing import TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from nemovlm.engines.base import Item, Outcome
+from nemovlm.engines.base import Answer, Item, Outcome, require_eyes
+from nemovlm.engines.pipeline import Pipeline
 from nemovlm.errors import (
     CheckpointError,
     EngineError,
     EngineUnavailableError,
-    InputError,
     InputTooLongError,
     MissingExtraError,
-    NemoVLMError,
 )
+from nemovlm.images import load_image
 from nemovlm.models.catalogue import ModelCard
 from nemovlm.models.checkpoint import Checkpoint, read_json, tiling_of
 from nemovlm.models.prompts import prompt
@@ -44,6 +44,8 @@ T = TypeVar("T")
 # Tokens of one forward pass. A GPU needs large batches to be filled; on a CPU more than two pages only cost
 # memory, while short texts gain from company (benchmarks/engine.py).
 _BATCH_TOKENS = {"cuda": 32768, "mps": 8192, "cpu": 4096}
+# Padding tokens an item may bring into a pass beyond its own length: a pass of its own would cost more.
+_PADDING_FOR_FREE = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class TransformersEngine:
         self._device = _pick_device(settings.device)
         self._dtype = _pick_dtype(settings.dtype, self._device)
         self._batch_tokens = settings.batch_tokens or _BATCH_TOKENS[self._device.partition(":")[0]]
+        self._pipeline = Pipeline(self._prepare, self._next_batch, self._compute)
 
     @property
     def device(self) -> str:
@@ -78,28 +81,19 @@ class TransformersEngine:
     async def start(self) -> None:
         """Fetch the checkpoint if need be, and load it. Raises `CheckpointError`."""
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nemovlm-compute")
-        await self._compute(self._load)
+        await self._on_thread(self._load)
 
     async def embed(self, batch: Sequence[Item]) -> list[Outcome]:
         """Answer for every item of `batch`, in its order."""
-        outcomes: dict[int, Outcome] = {}
-        ready: dict[int, Prepared] = {}
-        for index, prepared in enumerate(await asyncio.to_thread(self._prepare_all, batch)):
-            if isinstance(prepared, NemoVLMError):
-                outcomes[index] = prepared
-            else:
-                ready[index] = prepared
-        for group in plan_batches({index: len(item.ids) for index, item in ready.items()}, self._batch_tokens):
-            items = [ready.pop(index) for index in group]
-            outcomes.update(zip(group, await self._compute(partial(self._run, items)), strict=True))
-        return [outcomes[index] for index in range(len(batch))]
+        return await self._pipeline.embed(batch)
 
     async def close(self) -> None:
         """Drop the weights, once the pass under way has ended."""
+        self._pipeline.close()
         self._thread.shutdown(wait=False)
         del self._model
 
-    async def _compute(self, work: Callable[[], T]) -> T:
+    async def _on_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def _load(self) -> None:
@@ -132,15 +126,6 @@ class TransformersEngine:
                 f"{wanted.tile} and {wanted.tokens_per_tile}"
             )
 
-    def _prepare_all(self, batch: Sequence[Item]) -> list[Prepared | NemoVLMError]:
-        prepared: list[Prepared | NemoVLMError] = []
-        for item in batch:
-            try:
-                prepared.append(self._prepare(item))
-            except NemoVLMError as error:
-                prepared.append(error)
-        return prepared
-
     def _prepare(self, item: Item) -> Prepared:
         prefix, text = prompt(item.role, item.text, image=item.image is not None)
         tiles = None
@@ -152,9 +137,9 @@ class TransformersEngine:
             )
             head, tail = [*self._begin, *ids[:fixed]], ids[fixed:]
         else:
-            if self._card.tiling is None:
-                raise InputError(f"{self._card.id} reads text only; give it a text, or take a model that sees images")
-            tiles = self._card.tiling.cut(item.image)
+            require_eyes(self._card)
+            assert self._card.tiling is not None  # noqa: S101 - what sees here sees in tiles
+            tiles = self._card.tiling.cut(load_image(item.image))
             count = len(tiles) * self._card.tiling.tokens_per_tile
             head = [*self._begin, *self._encode(prefix), self._open, *[self._image] * count, self._shut]
             tail = self._encode(text)
@@ -165,13 +150,19 @@ class TransformersEngine:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
+    def _next_batch(self, waiting: Mapping[int, Prepared]) -> list[int]:
+        return next_batch({number: len(item.ids) for number, item in waiting.items()}, self._batch_tokens)
+
+    async def _compute(self, items: Sequence[Prepared]) -> Sequence[Outcome]:
+        return await self._on_thread(partial(self._run, items))
+
     def _run(self, items: Sequence[Prepared]) -> Sequence[Outcome]:
         try:
             vectors: NDArray[np.float32] = self._forward(items).cpu().numpy()
         except RuntimeError as error:  # out of memory is one of these
             reason = str(error).partition("\n")[0]
             return [EngineError(f"torch failed: {reason}; a lower batch_tokens needs less memory") for _ in items]
-        return list(vectors)
+        return [Answer(vector, len(item.ids)) for vector, item in zip(vectors, items, strict=True)]
 
     @torch.inference_mode()
     def _forward(self, items: Sequence[Prepared]) -> torch.Tensor:
@@ -208,20 +199,23 @@ def fit(head: Sequence[int], tail: Sequence[int], limit: int, item: Item) -> lis
     return [*head, *tail]
 
 
-def plan_batches(lengths: dict[int, int], budget: int) -> Iterator[list[int]]:
-    """Yield groups of keys of `lengths` (tokens by item), each within `budget` tokens when padded to its longest.
+def next_batch(lengths: Mapping[int, int], budget: int) -> list[int]:
+    """Return the numbers of the items for the next pass, given the tokens of all that wait, the oldest first.
 
-    Longest first, so that items of like length keep company and padding is small. An item over the budget
-    makes a group of its own.
+    The oldest is always among them; others of like length keep it company, within `budget` tokens when padded to
+    the longest, unless the oldest alone is longer. An item that would mostly bring padding waits for a better pass.
     """
-    group: list[int] = []
-    for index in sorted(lengths, key=lambda index: -lengths[index]):
-        if group and (len(group) + 1) * lengths[group[0]] > budget:
-            yield group
-            group = []
-        group.append(index)
-    if group:
-        yield group
+    oldest = next(iter(lengths))
+    batch: list[int] = []
+    padded = longest = 0
+    for number in sorted(lengths, key=lambda number: abs(lengths[number] - lengths[oldest])):
+        wider = max(longest, lengths[number])
+        total = (len(batch) + 1) * wider
+        if batch and (total > budget or total - padded > 2 * lengths[number] + _PADDING_FOR_FREE):
+            break
+        batch.append(number)
+        padded, longest = total, wider
+    return batch
 
 
 def cuda_available() -> bool:

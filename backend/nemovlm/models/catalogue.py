@@ -28,8 +28,10 @@ class ModelCard:
     """The facts of one model that do not depend on who runs it."""
 
     id: str
-    architecture: Architecture
-    dimension: int
+    architecture: Architecture | None
+    """None for a model that is known by name alone, because a server runs it."""
+    dimension: int | None
+    """Components of a vector; None where only the server knows."""
     revision: str | None = None
     """The commit of the hub repository, or the digest of a folder. None: not known, so the caller must pin one."""
     aliases: tuple[str, ...] = ()
@@ -46,7 +48,7 @@ class ModelCard:
     @property
     def modalities(self) -> tuple[Modality, ...]:
         """The kinds of input that the model takes."""
-        return ("text", "image", "text_image") if self.tiling else ("text",)
+        return ("text", "image", "text_image") if self.tiling or not self.architecture else ("text",)
 
     def max_tokens(self, modality: Modality) -> int:
         """Return the most tokens of a prompt, its image tokens included."""

@@ -31,18 +31,20 @@ _WEIGHTS_INDEX = "model.safetensors.index.json"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model that was found: its card, and its folder unless it has to be fetched first."""
+    """A model that was found: its card, and its folder unless it has to be fetched first, or a server runs it."""
 
     card: ModelCard
     folder: Path | None
 
     @property
     def identity(self) -> str:
-        """What tells these weights from any others: model id and revision, or a digest of the folder's files."""
+        """What tells these weights from any others: model id and revision, or a digest of the folder's files.
+
+        Of a model whose weights only its server knows: the id.
+        """
         if self.card.revision:
             return f"{self.card.id}@{self.card.revision[:12]}"
-        assert self.folder is not None  # noqa: S101 - a card without a revision is one of a folder
-        return f"checkpoint@{_digest(self.folder)}"
+        return f"checkpoint@{_digest(self.folder)}" if self.folder else f"{self.card.id}@served"
 
     def fetch(self) -> Path:
         """Return the folder, downloading it from the hub at the card's revision if need be.
@@ -67,8 +69,10 @@ class Checkpoint:
             ) from error
 
 
-def find_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
+def find_checkpoint(model: str, revision: str | None = None, *, served: bool = False) -> Checkpoint:
     """Return the checkpoint that a model id or a folder names, without network and without loading anything.
+
+    `served` says that a server has the weights: then any id will do, and no revision is needed.
 
     Raises `UnknownModelError` (with the nearest known id), `CheckpointError`, or `ConfigurationError` where a
     hub model has no pinned revision.
@@ -76,6 +80,8 @@ def find_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
     card = find_card(model)
     if card is None:
         if not model or not Path(model).is_dir():
+            if model and served:
+                return Checkpoint(ModelCard(id=model, architecture=None, dimension=None, on_hub=False), None)
             guess = nearest(model)
             known = ", ".join(card.id for card in CATALOGUE)
             raise UnknownModelError(
@@ -88,7 +94,7 @@ def find_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
         return Checkpoint(card, Path(str(files("nemovlm"))) / "pocket")
     if revision:
         card = replace(card, revision=revision)
-    if card.revision is None:
+    if card.revision is None and not served:
         raise ConfigurationError(
             f"the catalogue pins no hub revision of {card.id}: pass revision='<commit>', or the folder of a copy"
         )

@@ -91,15 +91,27 @@ class Tiling:
         dpi: the model sees no pixel that had to be enlarged, and none is rendered in vain. Pages far longer than
         any grid are held to twice the grid's pixels.
         """
-        to_pixels = _REFERENCE_DPI / _POINTS_PER_INCH
+        return self._smallest(width, height, _REFERENCE_DPI / _POINTS_PER_INCH)
+
+    def usable_size(self, width: int, height: int) -> tuple[int, int]:
+        """Return the pixels (width, height) to which an image can be shrunk before it is cut, at no loss to the model.
+
+        Its own size if it has no pixel too many.
+        """
+        size = self._smallest(width, height, 1.0)
+        smaller = size[0] <= width and size[1] <= height and self.grid(*size) == self.grid(width, height)
+        return size if smaller else (width, height)
+
+    def _smallest(self, width: float, height: float, to_pixels: float) -> tuple[int, int]:
+        """Return the least size that fills the grid of something of `width * to_pixels` x `height * to_pixels`."""
         columns, rows = grid = self.grid(width * to_pixels, height * to_pixels)
         shape = math.sqrt(width) * math.sqrt(height)  # not of the product, which may be too large for a float
         cover = max(columns * self.tile / width, rows * self.tile / height)
         smallest = self._scaled(width, height, min(cover, self.tile * math.sqrt(2 * columns * rows) / shape))
         if self.grid(*smallest) == grid:
             return smallest
-        # A page that is nearly square gets more tiles at 200 dpi than at this size: render it just so large that
-        # `grid` sees too many pixels for fewer tiles.
+        # What is nearly square gets more tiles at full size than at this one: take just so many pixels that `grid`
+        # sees too many for fewer tiles.
         return self._scaled(width, height, min(to_pixels, self.tile * math.sqrt(self.max_tiles / _FULL) / shape))
 
     def _scaled(self, width: float, height: float, scale: float) -> tuple[int, int]:

@@ -1,0 +1,288 @@
+"""Requests to one server, or to several that share the load: limits, repetitions, and servers that are down.
+
+Every request ends with a reply that could be read or with the last thing that went wrong; none is lost. Knows HTTP
+(through httpx) and knows no embeddings. All of it runs on the private loop.
+"""
+
+import asyncio
+import re
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TypeVar
+
+import httpx
+from aiolimiter import AsyncLimiter
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
+
+from nemovlm.errors import AuthenticationError, ConfigurationError
+from nemovlm.settings import Settings
+from nemovlm.wire.address import Address
+from nemovlm.wire.nim import GarbledReplyError
+from nemovlm.wire.problems import Problem, read_problem
+from nemovlm.wire.retry import MAX_WAIT, TOO_MANY, backoff
+
+T = TypeVar("T")
+
+_CONNECT_SECONDS = 10.0
+# Below the 60 seconds after which common proxies drop an idle connection.
+_IDLE_SECONDS = 30.0
+_POLL_SECONDS = 0.5  # between questions for a reply that was put off
+# A server that fails so often in a row is set aside for a while; so is one that cannot be reached, at once.
+_FAULTS_IN_A_ROW = 3
+# One that never answered is not waited for: its address is probably wrong.
+_ATTEMPTS_AT_A_STRANGER = 3
+_BUSY = frozenset({429, 503})
+_REQUEST_ID = re.compile(r"[\w-]{1,128}")
+
+
+class RefusedError(Exception):
+    """A request came to nothing. Never leaves the engines; what users see is made of its `problem`."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.message)
+        self.problem = problem
+
+
+class Deadline:
+    """So many seconds, from the first attempt on: time spent in our own queue does not count."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._ends: float | None = None
+
+    def start(self) -> None:
+        """Let the time run, if it does not yet."""
+        self._ends = self._ends or time.monotonic() + self._seconds
+
+    @property
+    def left(self) -> float:
+        """The seconds that are left."""
+        return self._ends - time.monotonic() if self._ends else self._seconds
+
+
+@dataclass
+class _Server:
+    """One server as it has shown itself. `limit` is how many requests it is given at once.
+
+    Additive increase, multiplicative decrease (Chiu and Jain 1989): halved when the server says that it is busy,
+    once for all requests that were under way then, and growing by one each time that so many have succeeded.
+    """
+
+    address: Address
+    most: int
+    limit: float
+    busy: int = 0
+    faults: int = 0
+    slowed: float = 0.0
+    resting_until: float = 0.0
+    answered: bool = False
+    last: Problem | None = None
+
+    @property
+    def resting(self) -> float:
+        """Seconds for which it is set aside."""
+        return max(0.0, self.resting_until - time.monotonic())
+
+    def well(self) -> None:
+        self.answered, self.faults = True, 0
+        self.limit = min(self.most, self.limit + 1 / self.limit)
+
+    def unwell(self, problem: Problem, sent: float) -> None:
+        now, self.last = time.monotonic(), problem
+        self.answered |= problem.status is not None
+        if problem.status in _BUSY and sent >= self.slowed:
+            self.limit, self.slowed = max(1.0, self.limit / 2), now
+        if problem.retry_after is not None:
+            self.resting_until = max(self.resting_until, now + problem.retry_after)
+        elif problem.status != TOO_MANY:
+            self.faults += 1
+            over = self.faults - (1 if problem.status is None else _FAULTS_IN_A_ROW)
+            if over >= 0:
+                self.resting_until = now + min(MAX_WAIT, 2.0**over)
+
+
+class Servers:
+    """The servers of one embedder and the connections to them. Opens none until something is sent.
+
+    Raises `AuthenticationError` if a key is missing, and `ConfigurationError` for certificates that cannot be used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        most = settings.max_concurrency
+        self._servers = [_Server(address, most, most) for address in settings.addresses]
+        for address in settings.addresses:
+            if address.hosted and not settings.key_for(address):
+                raise AuthenticationError(f"{address.host} wants a key: set NVIDIA_API_KEY, or pass api_key")
+        self._changed = asyncio.Event()
+        rate = settings.requests_per_minute
+        self._rate = AsyncLimiter(1, 60 / rate) if rate else None  # one at a time: spread evenly, never in a burst
+        given = settings.http_client
+        self._client_is_ours = not isinstance(given, httpx.AsyncClient)
+        self._client: httpx.AsyncClient = given() if callable(given) else given or _client(settings)
+
+    async def close(self) -> None:
+        """Close all connections, unless the client is the user's own."""
+        if self._client_is_ours:
+            await self._client.aclose()
+
+    async def get(self, route: str, address: Address) -> httpx.Response:
+        """Return the reply to `GET base + route`, once, whatever it is. Raises `httpx.HTTPError`."""
+        return await self._client.get(f"{address.base}{route}", headers=self._headers(address))
+
+    async def post(
+        self, body: Callable[[], bytes], read: Callable[[bytes], T], *, deadline: Deadline, retries: int
+    ) -> T:
+        """Send `body()` to the embeddings route of a server and return what `read` makes of the reply.
+
+        Passing failures are repeated: `retries` times, rate limits more often, until `deadline`. Raises
+        `RefusedError`, and what `read` raises.
+        """
+        failures = 0
+
+        def passing(error: BaseException) -> bool:
+            nonlocal failures
+            if isinstance(error, RefusedError):
+                failures += error.problem.status != TOO_MANY
+                return error.problem.passing
+            failures += 1
+            return isinstance(error, GarbledReplyError)
+
+        def enough(state: RetryCallState) -> bool:
+            stranger = not any(server.answered for server in self._servers)
+            return (
+                failures > retries
+                or (stranger and failures >= _ATTEMPTS_AT_A_STRANGER * len(self._servers))
+                or max(state.upcoming_sleep, self._rest()) >= deadline.left
+            )
+
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception(passing), stop=enough, wait=_wait, reraise=True, sleep=asyncio.sleep
+        ):
+            with attempt:
+                return await self._attempt(body, read, deadline)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def _attempt(self, body: Callable[[], bytes], read: Callable[[bytes], T], deadline: Deadline) -> T:
+        async with self._turn(deadline) as server:
+            if self._rate:
+                await self._rate.acquire()
+            deadline.start()
+            sent = time.monotonic()
+            try:
+                async with asyncio.timeout(min(self._settings.timeout, deadline.left)):
+                    reply = await self._exchange(server.address, body())
+            except TimeoutError:
+                problem = Problem(f"no reply within {time.monotonic() - sent:.1f} seconds", server.address.host)
+                server.unwell(problem, sent)
+                raise RefusedError(problem) from None
+            except httpx.RequestError as error:
+                problem = Problem(reason(error), server.address.host)
+                server.unwell(problem, sent)
+                raise RefusedError(problem) from error
+            if reply.status_code == httpx.codes.OK:
+                result = read(reply.content)
+                server.well()
+                return result
+            key = self._settings.key_for(server.address)
+            problem = read_problem(server.address.host, reply.status_code, reply.headers, reply.content, key)
+            if problem.passing:
+                server.unwell(problem, sent)
+            else:
+                server.well()
+            raise RefusedError(problem)
+
+    async def _exchange(self, address: Address, body: bytes) -> httpx.Response:
+        headers = self._headers(address)
+        reply = await self._client.post(
+            address.embeddings, content=body, headers=[*headers.items(), ("Content-Type", "application/json")]
+        )
+        while reply.status_code == httpx.codes.ACCEPTED:
+            # Put off (NVCF): the same key asks for it until it is there.
+            name = reply.headers.get("nvcf-reqid", "")
+            if not _REQUEST_ID.fullmatch(name):
+                problem = Problem("the reply was put off, but not under which NVCF-REQID", address.host, 202)
+                raise RefusedError(problem)
+            reply = await self._client.get(address.status(name), headers=headers)
+            if reply.status_code == httpx.codes.ACCEPTED:
+                await asyncio.sleep(_POLL_SECONDS)
+        return reply
+
+    @asynccontextmanager
+    async def _turn(self, deadline: Deadline) -> AsyncIterator[_Server]:
+        """Wait until a server has room and is not set aside, and take up room there: the least busy one first.
+
+        Raises `RefusedError`, with what went wrong last, if all servers with room are set aside for too long.
+        """
+        while True:
+            free = [server for server in self._servers if server.busy < int(server.limit)]
+            server = min(free, key=lambda server: (server.resting, server.busy / server.limit), default=None)
+            if server and not server.resting:
+                break
+            if server and server.last and server.resting >= deadline.left:
+                raise RefusedError(server.last)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(server.resting if server else None):
+                    await self._changed.wait()
+        server.busy += 1
+        try:
+            yield server
+        finally:
+            server.busy -= 1
+            self._changed.set()  # those who wait look again, in the order in which they came
+            self._changed = asyncio.Event()
+
+    def _rest(self) -> float:
+        return min(server.resting for server in self._servers)
+
+    def _headers(self, address: Address) -> httpx.Headers:
+        key = self._settings.key_for(address)
+        headers = httpx.Headers({"Accept": "application/json"})
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
+        headers.update(self._settings.headers)
+        return headers
+
+
+def _wait(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    asked = isinstance(error, RefusedError) and error.problem.retry_after is not None
+    return 0.0 if asked else backoff(state)  # the server itself is set aside for as long as it asked
+
+
+def _client(settings: Settings) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        timeout=httpx.Timeout(settings.timeout, connect=min(_CONNECT_SECONDS, settings.timeout), pool=None),
+        limits=httpx.Limits(
+            max_connections=None,
+            max_keepalive_connections=settings.max_concurrency * len(settings.addresses),
+            keepalive_expiry=_IDLE_SECONDS,
+        ),
+        verify=_certificates(settings),
+        proxy=settings.proxy,
+        headers={"User-Agent": f"nemovlm/{version('nemovlm')}"},
+    )
+
+
+def _certificates(settings: Settings) -> ssl.SSLContext | bool:
+    try:
+        if isinstance(settings.verify, bool):
+            context = httpx.create_ssl_context(verify=settings.verify)
+        else:
+            context = ssl.create_default_context(cafile=settings.verify)
+        if settings.cert:
+            context.load_cert_chain(*settings.cert if isinstance(settings.cert, tuple) else (settings.cert,))
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigurationError(
+            f"verify={settings.verify} or cert={settings.cert} cannot be used: {error.strerror or error}"
+        ) from error
+    return context
+
+
+def reason(error: httpx.HTTPError) -> str:
+    """Say what failed, without addresses that may hold secrets."""
+    return f"{type(error).__name__}{f' ({text})' if (text := str(error)) else ''}"

@@ -1,0 +1,168 @@
+"""The NIM protocol: items become the body of a request, and the reply vectors.
+
+Source: NVIDIA's API reference of the embedding NIM (`POST /v1/embeddings`). The schema is strict: nothing is sent
+that it does not have.
+"""
+
+import base64
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nemovlm.errors import ProtocolError
+from nemovlm.images import Encoded, data_url
+from nemovlm.inputs import Modality, Role, Truncate
+from nemovlm.wire.quantise import DTYPES, EmbeddingType, dequantise
+
+Joiner: TypeAlias = Literal["newline", "space", "img"]
+"""What stands between a text and its image: generations of servers, and NVIDIA's own clients, differ."""
+
+_JOINED = {"newline": "{text}\n{url}", "space": "{text} {url}", "img": "{text} <img src='{url}'/>"}
+_ALONE = {"newline": "{url}", "space": "{url}", "img": "<img src='{url}'/>"}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One item as it travels: a string that holds its text, its image as a data URL, or both."""
+
+    content: str
+    modality: Modality
+    input_type: Role
+    truncate: Truncate
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it adds to a request."""
+        return len(self.content) if self.content.isascii() else len(self.content.encode(errors="surrogatepass"))
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What a server understands. One starts with everything; what it turns out to refuse is given up."""
+
+    encoding_format: bool = True
+    """Vectors as base64, which is smaller and faster to read than numbers."""
+    modality: bool = True
+    """Without it the server guesses from the string."""
+    dimensions: bool = True
+    """Without it vectors come whole, and are cut here."""
+    input_type: bool = True
+    """Without it the name of the model gets the suffix `-query` or `-passage`, as for proxies that drop the field."""
+
+
+class GarbledReplyError(ProtocolError):
+    """A reply is cut off or no JSON at all: another attempt may bring a whole one."""
+
+
+def entry(role: Role, text: str, image: Encoded | None, truncate: Truncate, joiner: Joiner) -> Entry:
+    """Return an item as it travels. Images are passages to a NIM: it takes none as a query."""
+    if image is None:
+        return Entry(text, "text", role, truncate)
+    url = data_url(*image)
+    if not text:
+        return Entry(_ALONE[joiner].format(url=url), "image", "passage", truncate)
+    return Entry(_JOINED[joiner].format(text=text, url=url), "text_image", "passage", truncate)
+
+
+def request_body(
+    entries: Sequence[Entry],
+    model: str,
+    dialect: Dialect,
+    *,
+    dimensions: int | None = None,
+    embedding_type: EmbeddingType = "float",
+) -> bytes:
+    """Return the JSON of a request for `entries`, which agree in `input_type` and `truncate`."""
+    first = entries[0]
+    body: dict[str, Any] = {
+        "model": model if dialect.input_type else f"{model}-{first.input_type}",
+        "input": [item.content for item in entries],
+        "truncate": first.truncate,
+        "encoding_format": "base64" if dialect.encoding_format else "float",
+    }
+    if dialect.input_type:
+        body["input_type"] = first.input_type
+    if dialect.modality:
+        modalities = [item.modality for item in entries]
+        body["modality"] = modalities if len(set(modalities)) > 1 else modalities[0]
+    if dimensions and dialect.dimensions:
+        body["dimensions"] = dimensions
+    if embedding_type != "float":  # the default, which older servers do not know by name
+        body["embedding_type"] = embedding_type
+    return json.dumps(body).encode()
+
+
+def read_reply(
+    content: bytes, count: int, embedding_type: EmbeddingType = "float"
+) -> tuple[list[NDArray[np.float32]], int]:
+    """Return the vectors of a reply in the order of the request, all of one size, and the tokens it counted.
+
+    Raises `ProtocolError` unless there is exactly one vector for each of `count` items, and `GarbledReplyError` if
+    it cannot be read at all.
+    """
+    try:
+        reply = json.loads(content)
+    except ValueError:
+        raise GarbledReplyError(f"the server's reply is no JSON ({len(content)} bytes)") from None
+    data = reply.get("data") if isinstance(reply, dict) else None
+    if not isinstance(data, list) or not all(isinstance(row, dict) for row in data):
+        raise ProtocolError("the server's reply has no list of embeddings")
+    vectors = {row.get("index"): row.get("embedding") for row in data if type(row.get("index")) is int}
+    if len(data) != count or vectors.keys() != set(range(count)):
+        raise ProtocolError(
+            f"the server answered with {len(data)} embeddings for {count} items, numbered "
+            f"{_abridged([row.get('index') for row in data])}: they cannot be told apart"
+        )
+    decoded = [_vector(vectors[index], embedding_type) for index in range(count)]
+    if len(lengths := {vector.size for vector in decoded}) > 1:
+        raise ProtocolError(f"the server answered with embeddings of different lengths: {_abridged(sorted(lengths))}")
+    return decoded, _tokens(reply)
+
+
+def _vector(embedding: object, kind: EmbeddingType) -> NDArray[np.float32]:
+    dtype = DTYPES[kind]
+    try:
+        if isinstance(embedding, str):
+            return dequantise(np.frombuffer(base64.b64decode(embedding, validate=True), dtype), kind)
+        if isinstance(embedding, list):
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found out later, item by item
+                numbers = np.array(embedding, dtype=np.float64)
+                if numbers.ndim == 1 and (dtype.kind == "f" or (numbers == numbers.astype(dtype)).all()):
+                    return dequantise(numbers, kind)
+    except (ValueError, TypeError, OverflowError):
+        pass
+    raise ProtocolError(f"the server answered with an embedding that is neither a list of {kind} nor base64 of {dtype}")
+
+
+def _tokens(reply: dict[str, Any]) -> int:
+    usage = reply.get("usage")
+    tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+    return int(tokens) if isinstance(tokens, int | float) and math.isfinite(tokens) else 0
+
+
+def _abridged(values: Sequence[object]) -> str:
+    shown = ", ".join(str(value)[:12] for value in values[:6])
+    return f"{shown}, …" if len(values) > 6 else shown or "not at all"
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model that a server has. `root` is the one that it was made from, where that is another (LoRA)."""
+
+    id: str
+    root: str
+
+
+def read_models(content: bytes) -> list[ServedModel]:
+    """Return the models of a reply to `GET /v1/models`, each once. Raises `ProtocolError`."""
+    try:
+        rows = json.loads(content)["data"]
+        models = {str(row["id"]): str(row.get("root") or row["id"]) for row in rows}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise ProtocolError("the server's reply is no list of models") from None
+    return [ServedModel(name, root) for name, root in models.items()]

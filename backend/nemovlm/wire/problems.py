@@ -1,0 +1,178 @@
+"""What went wrong, read from a server's reply: every shape of error that NIMs and what stands before them have.
+
+Shapes: `{"error": "..."}` (hosted), `{"error": {"message": ...}}` (OpenAI), `{"object": "error", "message": ...}`
+(NIM 1.x), `{"detail": "..." | [{"loc", "msg"}] | null}` (FastAPI), RFC 9457 problems (NVCF), plain text and HTML.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nemovlm.errors import (
+    AuthenticationError,
+    ImageError,
+    InputError,
+    InputTooLongError,
+    ModelNotServedError,
+    NemoVLMError,
+    RateLimitedError,
+    RequestRefusedError,
+    ServerError,
+)
+from nemovlm.inputs import Modality
+from nemovlm.wire.retry import PASSING, retry_after
+
+_EXCERPT = 300  # characters of a server's own words in a message
+_ITEM_FAULTS = frozenset({400, 413, 422})
+_SECRET = re.compile(
+    r"data:[\w/+.-]*[;,][^\s'\"<>]*"  # data URLs
+    r"|[A-Za-z0-9+/_-]{64,}=*"  # long runs of base64
+    r"|(?i:bearer)\s+\S+|nvapi-[\w-]+"
+)
+_TAG = re.compile(r"<(style|script)\b.*?</\1>|<[^<>]*>", re.DOTALL | re.IGNORECASE)
+# "Input length 576 exceeds maximum allowed token size 512", "maximum context length is 512 tokens ... 576 tokens"
+_TOO_LONG = re.compile(
+    r"exceed\w* (?:the )?max\w* (?:allowed )?(?:token|input|context|sequence)|maximum context length"
+)
+_LENGTHS = re.compile(r"length (\d+) exceeds maximum allowed token size (\d+)")
+_IMAGE = re.compile(r"image|pixel|decode|base64|data url", re.IGNORECASE)
+_FIELDS = "encoding_format|modality|dimensions|input_type"
+_REFUSED_FIELD = re.compile(
+    rf"(?:does not support|unsupported|unknown field|unexpected|extra_forbidden.*?loc\W+body\W+)\W*({_FIELDS})\b"
+    rf"|({_FIELDS})\b\W+(?:parameter |field )?(?:is (?:not supported|unsupported|not permitted|required|unknown)"
+    r"|must be (?:one of )?\W*float)",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A reply that is no success, or (without a status) no reply at all."""
+
+    message: str
+    """The server's own words, in one line, without keys and image data."""
+    server: str
+    status: int | None = None
+    request_id: str | None = None
+    retry_after: float | None = None
+    items: Mapping[int, str] = field(default_factory=dict)
+    """What it says of single items, by their position in the request."""
+    refused_field: str | None = None
+    """The field of the request that the server does not take."""
+    hint: str = ""
+    """What was found out since, for the end of a message."""
+
+    @property
+    def passing(self) -> bool:
+        """Whether the same request may succeed later."""
+        return self.status is None or self.status in PASSING
+
+    @property
+    def divisible(self) -> bool:
+        """Whether a part of the request may succeed."""
+        return not self.refused_field and self.status in {*_ITEM_FAULTS, 500}
+
+    def error(self, modality: Modality, position: int | None = None) -> NemoVLMError:
+        """Return the error for one item of the request, at `position` where the server named it."""
+        said = self.items.get(position, self.message) if position is not None else self.message
+        error = self._error(said, modality, named=position is not None)
+        error.status, error.request_id = self.status, self.request_id
+        return error
+
+    def _error(self, said: str, modality: Modality, *, named: bool) -> NemoVLMError:
+        if self.status is None:
+            return ServerError(f"{self.server} could not be reached or broke off: {said}")
+        if self.status in {400, 422}:
+            kind, advice = self._item_error(said, modality, named=named)
+        elif self.status in _KINDS:
+            kind, advice = _KINDS[self.status]
+        else:
+            kind, advice = ServerError if self.passing or self.status > 500 else RequestRefusedError, ""
+        message = f"{self.server} answered {self.status}{f': {said}' if said else ''}{advice}{self.hint}"
+        if kind is InputTooLongError and (match := _LENGTHS.search(said)):
+            return InputTooLongError(message, tokens=int(match[1]), limit=int(match[2]))
+        return kind(message)
+
+    @staticmethod
+    def _item_error(said: str, modality: Modality, *, named: bool) -> tuple[type[NemoVLMError], str]:
+        if _TOO_LONG.search(said):
+            return InputTooLongError, "; shorten the text or pass truncate='END'"
+        if modality != "text" and _IMAGE.search(said):
+            return ImageError, "; leave the image out or save it again"
+        return InputError if named else RequestRefusedError, ""
+
+
+_KINDS: dict[int, tuple[type[NemoVLMError], str]] = {
+    401: (AuthenticationError, "; check api_key (NVIDIA_API_KEY is sent to NVIDIA's own hosts alone)"),
+    403: (AuthenticationError, "; check what the key may be used for"),
+    404: (ModelNotServedError, "; check the model's id, the account and base_url"),
+    413: (InputError, "; the item alone is over the server's limit: lower max_image_bytes"),
+    429: (RateLimitedError, "; set requests_per_minute, or a later deadline"),
+}
+
+
+def read_problem(server: str, status: int, headers: Mapping[str, str], content: bytes, key: str | None) -> Problem:
+    """Return what a reply other than 200 says. `key` is taken out of it, should it echo that."""
+    text = content[:100_000].decode(errors="replace")
+    try:
+        body = json.loads(text)
+    except ValueError:
+        body = None
+        text = _TAG.sub(" ", text)
+    sentences = [text] if body is None else list(_sentences(body))
+    message = _clean("; ".join(dict.fromkeys(sentences)), key)
+    if 300 <= status < 400:
+        message = (
+            f"a redirect to {_clean(headers.get('location', 'nowhere'), key)}; set base_url to where the server is"
+        )
+    items = dict(_items(body, key))
+    return Problem(
+        message=message,
+        server=server,
+        status=status,
+        request_id=next((headers[name] for name in ("nvcf-reqid", "x-request-id") if name in headers), None),
+        retry_after=retry_after(headers) if status in PASSING else None,
+        items=items,
+        refused_field=_refused_field(text) if status in _ITEM_FAULTS and not items else None,
+    )
+
+
+def _sentences(body: Any) -> Iterator[str]:
+    """Yield what people are meant to read, wherever it stands."""
+    if isinstance(body, str):
+        yield body
+    elif isinstance(body, list):
+        for part in body[:5]:
+            yield from _sentences(part)
+    elif isinstance(body, dict):
+        if isinstance(body.get("msg"), str):  # FastAPI: where, and what
+            where = ".".join(str(part) for part in body.get("loc") or () if part != "body")
+            yield f"{where}: {body['msg']}" if where else body["msg"]
+            return
+        for name in ("error", "message", "title", "detail"):
+            said = list(_sentences(body.get(name)))
+            if said and not (name == "detail" and isinstance(body.get("message"), str)):
+                yield from said
+
+
+def _items(body: Any, key: str | None) -> Iterator[tuple[int, str]]:
+    """Yield (position, message) for each item that the server blames: `{"loc": ["body", "input", 3], "msg": ...}`."""
+    details = body.get("detail") if isinstance(body, dict) else None
+    for detail in details if isinstance(details, list) else []:
+        match detail:
+            case {"loc": ["body", "input", int(position), *_], "msg": str(message)}:
+                yield position, _clean(message, key)
+
+
+def _refused_field(text: str) -> str | None:
+    match = _REFUSED_FIELD.search(text)
+    return next(filter(None, match.groups())) if match else None
+
+
+def _clean(text: str, key: str | None) -> str:
+    if key:
+        text = text.replace(key, "***")
+    text = " ".join(_SECRET.sub("***", text).split())
+    return text if len(text) <= _EXCERPT else f"{text[:_EXCERPT]}…"

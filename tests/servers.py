@@ -13,7 +13,7 @@ import uvicorn
 @contextmanager
 def running(app: Any, **options: Any) -> Iterator[str]:
     """Serve `app` on a free port of loopback; yield its address, such as `http://127.0.0.1:41234`."""
-    with socket.socket() as listener:
+    with socket.socket(proto=socket.IPPROTO_TCP) as listener:  # by name: then asyncio turns Nagle's algorithm off
         listener.bind(("127.0.0.1", 0))
         listener.listen(128)
         config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=5, **options)

@@ -1,4 +1,4 @@
-"""The commands: `nemovlm index | search | embed | delete | models | doctor`.
+"""The commands: `nemovlm index | search | embed | delete | serve | models | doctor`.
 
 Results go to standard output, everything said about them to standard error. Exit codes: 0 done; 1 an error, in
 one line; 2 wrong usage; 3 done, but some documents or pages were left out; 130 stopped by Ctrl-C.
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, ParamSpec
 
 import numpy as np
+from pydantic import SecretStr
 
 from nemovlm import __version__
 from nemovlm.embedder import Embedder
@@ -46,6 +47,7 @@ _EXTRAS = {
     "langchain": ("langchain_core",),
     "llamaindex": ("llama_index",),
     "vllm": ("vllm",),
+    "server": ("fastapi", "uvicorn", "orjson", "prometheus_client"),
 }
 
 app = typer.Typer(
@@ -231,6 +233,44 @@ def models(debug: Debug = False) -> None:
 
 
 @_command
+def serve(
+    model: Model = None,
+    engine: Engine = None,
+    device: Device = None,
+    host: Annotated[str, typer.Option(help="0.0.0.0 for all the network to see.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    served_model_name: Annotated[
+        list[str] | None, typer.Option(help="What clients call the model; may be given again. Default: its id.")
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="NEMOVLM_SERVER_API_KEY", help="The key that clients must have. Default: none is wanted."),
+    ] = None,
+    max_queue: Annotated[int, typer.Option(min=1, help="Items that may wait; over that, 503.")] = 1024,
+    max_body_mb: Annotated[int, typer.Option(min=1, help="MiB of one request; over that, 413.")] = 64,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of one image; over that, 413.")] = 8192 * 16384,
+    grace: Annotated[int, typer.Option(min=0, help="Seconds to finish what was accepted when told to stop.")] = 60,
+    debug: Debug = False,
+) -> None:
+    """Serve a model over HTTP, in the protocol of NVIDIA's embedding NIM."""
+    try:
+        from nemovlm.server.app import ServerOptions
+        from nemovlm.server.run import serve as run
+    except ImportError as missing:
+        raise MissingExtraError("nemovlm serve", "server") from missing
+
+    embedder = _embedder(None, model=model, engine=engine, device=device)
+    options = ServerOptions(
+        names=tuple(served_model_name or ()),
+        api_key=SecretStr(api_key) if api_key else None,
+        max_queue=max_queue,
+        max_body_bytes=max_body_mb * 2**20,
+        max_pixels=max_pixels,
+    )
+    run(embedder, options, host=host, port=port, grace=grace)
+
+
+@_command
 def doctor(
     model: Model = None,
     engine: Engine = None,
@@ -258,11 +298,20 @@ def doctor(
         "engine": f"{facts.engine}, because {facts.reason}",
         "device": f"{facts.device}, computing in {facts.dtype}",
         "vectors": f"{facts.dimension} components",
-        "tokens": limits,
+        "tokens": limits or "as many as the server allows",
         "space": facts.space,
     }.items():
         table.add_row(name, Text(value))
+    sound = True
+    if embedder.settings.remote:
+        from nemovlm.diagnosis import examine
+
+        for finding in examine(embedder):
+            sound &= finding.fine
+            table.add_row(finding.name, Text(finding.seen, style="" if finding.fine else "red"))
     _out.print(table)
+    if not sound:
+        raise typer.Exit(1)
 
 
 def _version(wanted: bool) -> None:

@@ -279,6 +279,14 @@ class Embedder:
         """`stream` for async code. `items` may be async as well; a sync one is read in a worker thread."""
         return self._aresults(items, "passage", truncate, on_error, progress)
 
+    async def aembed_items(self, items: Sequence[Item]) -> list[Outcome]:
+        """Return what the engine answers for each item: raw vectors and counts of tokens, or errors. For servers."""
+
+        async def work() -> list[Outcome]:
+            return await (await self._engine()).embed(items)
+
+        return await runtime.wait_async(runtime.submit(work()))
+
     # Life
 
     def close(self) -> None:

@@ -8,6 +8,7 @@
     ├── CheckpointError             a checkpoint is incomplete or of another shape
     ├── InputError                  one item cannot be embedded as it is              (also a ValueError)
     │   ├── ImageError              its image cannot be read
+    │   │   └── ImageTooLargeError  it has more pixels than can be decoded safely
     │   └── InputTooLongError       it has more tokens than the model takes
     ├── EngineError                 an engine failed, or answered with something that is no embedding
     │   ├── AuthenticationError     a server wants a key, or another one
@@ -84,7 +85,11 @@ class InputError(NemoVLMError, ValueError):
 
 
 class ImageError(InputError):
-    """An image cannot be read, or is too large to be decoded safely."""
+    """An image cannot be read."""
+
+
+class ImageTooLargeError(ImageError):
+    """An image has more pixels than can be decoded safely, or than a server allows."""
 
 
 class InputTooLongError(InputError):

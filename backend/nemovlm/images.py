@@ -16,7 +16,7 @@ from urllib.request import url2pathname
 import numpy as np
 from PIL import Image
 
-from nemovlm.errors import ImageError
+from nemovlm.errors import ImageError, ImageTooLargeError
 
 ImageSource: TypeAlias = Image.Image | bytes | Path | str
 """A Pillow image, the bytes of an image file, a `Path`, or a whole data URL (`data:image/png;base64,...`)."""
@@ -47,7 +47,7 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
     """
     image = source if isinstance(source, Image.Image) else _open(_read(source))
     if image.width * image.height > max_pixels:
-        raise ImageError(
+        raise ImageTooLargeError(
             f"the image has {image.width} x {image.height} pixels, more than the limit of {max_pixels}; shrink it first"
         )
     if not image.width or not image.height:
@@ -58,6 +58,11 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
         return _rgb(_upright(image))
     except Exception as error:  # what decoders raise on damaged data
         raise ImageError(f"the image is damaged ({_reason(error)}); save it again or leave it out") from error
+
+
+def measure(data: bytes) -> tuple[int, int]:
+    """Return the pixels (width, height) of an image file, without decoding it. Raises `ImageError`."""
+    return _open(_read(data)).size
 
 
 def image_source(reference: "ImageSource | BinaryIO") -> ImageSource:
@@ -200,7 +205,7 @@ def _open(data: bytes) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             return Image.open(BytesIO(data), formats=_FORMATS)
     except Image.DecompressionBombError as error:
-        raise ImageError(f"the image is too large to be decoded safely ({error})") from error
+        raise ImageTooLargeError(f"the image is too large to be decoded safely ({error})") from error
     except Exception as error:  # UnidentifiedImageError is an OSError
         raise ImageError("the bytes are no image that can be read (PNG, JPEG, WebP, TIFF, GIF, BMP)") from error
 

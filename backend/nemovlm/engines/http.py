@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from nemovlm.engines.base import Answer, Item, Outcome, require_eyes
 from nemovlm.engines.pipeline import Pipeline
-from nemovlm.engines.servers import Deadline, RefusedError, Servers
+from nemovlm.engines.servers import Deadline, RefusedError, Servers, reason
 from nemovlm.errors import NemoVLMError, ProtocolError, ServerError
 from nemovlm.images import compact
 from nemovlm.models.checkpoint import Checkpoint
@@ -68,10 +68,6 @@ class HttpEngine:
         """Close the connections."""
         self._pipeline.close()
         await self._servers.close()
-
-    async def get(self, route: str, address: Address) -> httpx.Response:
-        """Return the reply to a GET below the base URL of `address`, for diagnosis. Raises `httpx.HTTPError`."""
-        return await self._servers.get(route, address)
 
     def _prepare(self, item: Item) -> Entry:
         image = None
@@ -181,18 +177,22 @@ class HttpEngine:
         return ""
 
 
-async def served_models(settings: Settings) -> list[ServedModel]:
-    """Return the models that the first server has. Raises `EngineError`."""
-    servers, (address, *_) = Servers(settings), settings.addresses
+async def ask(settings: Settings, address: Address, route: str) -> tuple[int, bytes]:
+    """Return status and content of the reply to one GET below the base URL of `address`. Raises `ServerError`."""
+    servers = Servers(settings)
     try:
-        reply = await servers.get("/models", address)
-        if reply.is_success:
-            return read_models(reply.content)
-        key = settings.key_for(address)
-        raise read_problem(address.host, reply.status_code, reply.headers, reply.content, key).error("text")
+        reply = await servers.get(route, address)
     except httpx.HTTPError as error:
-        raise ServerError(
-            f"{address.host} could not be asked for its models ({type(error).__name__}: {error})"
-        ) from error
+        raise ServerError(f"{address.host} could not be reached: {reason(error)}") from error
     finally:
         await servers.close()
+    return reply.status_code, reply.content
+
+
+async def served_models(settings: Settings) -> list[ServedModel]:
+    """Return the models that the first server has. Raises `EngineError`."""
+    address = settings.addresses[0]
+    status, content = await ask(settings, address, "/models")
+    if status == httpx.codes.OK:
+        return read_models(content)
+    raise read_problem(address.host, status, {}, content, settings.key_for(address)).error("text")

@@ -16,14 +16,14 @@ from typing import TypeVar
 
 import httpx
 from aiolimiter import AsyncLimiter
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from nemovlm.errors import AuthenticationError, ConfigurationError
 from nemovlm.settings import Settings
 from nemovlm.wire.address import Address
 from nemovlm.wire.nim import GarbledReplyError
 from nemovlm.wire.problems import Problem, read_problem
-from nemovlm.wire.retry import MAX_WAIT, TOO_MANY, backoff
+from nemovlm.wire.retry import MAX_WAIT, TOO_MANY
 
 T = TypeVar("T")
 
@@ -36,6 +36,8 @@ _FAULTS_IN_A_ROW = 3
 # One that never answered is not waited for: its address is probably wrong.
 _ATTEMPTS_AT_A_STRANGER = 3
 _BUSY = frozenset({429, 503})
+# Seconds before attempt n: uniform between 0 and min(30, 2 ** n), full jitter.
+backoff = wait_random_exponential(multiplier=1, max=MAX_WAIT)
 _REQUEST_ID = re.compile(r"[\w-]{1,128}")
 
 

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from tenacity import wait_random_exponential
-
 PASSING = frozenset({408, 429, 500, 502, 503, 504})
 """The statuses that may be other ones a moment later."""
 
@@ -17,9 +15,6 @@ TOO_MANY = 429
 
 MAX_WAIT = 30.0
 """Seconds: the most that is waited between two attempts, unless the server asks for more."""
-
-backoff = wait_random_exponential(multiplier=1, max=MAX_WAIT)
-"""Seconds before attempt n: uniform between 0 and min(30, 2 ** n)."""
 
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:

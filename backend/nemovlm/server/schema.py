@@ -1,0 +1,110 @@
+"""The body of `POST /v1/embeddings` and what its strings stand for.
+
+Source: NVIDIA's API reference of the embedding NIM, and what its own clients send: one string an item, with at most
+one image in it, as a data URL behind the text. Nothing in a string is ever opened or fetched.
+"""
+
+import base64
+import re
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from nemovlm.engines.base import Item
+from nemovlm.errors import ImageError, ImageTooLargeError, InputError, NemoVLMError
+from nemovlm.images import measure
+from nemovlm.inputs import Modality, Role, Truncate
+from nemovlm.wire.quantise import EmbeddingType
+
+_START = "data:image/"
+# A data URL that a string ends with, by itself or in an <img>. `;base64` may be missing: the model card's own example
+# for the OpenAI client leaves it out.
+_IMAGE = re.compile(
+    r"(?:<img\s+src=(?P<quote>['\"]))?data:image/[\w.+-]+(?:;base64)?,(?P<payload>[^'\"<>]*)(?(quote)(?P=quote)\s*/?>)\s*"
+)
+_AS_TEXT = "; if it is meant as a text, set modality='text'"
+
+
+class EmbeddingRequest(BaseModel):
+    """What a client asks for. Fields that are not listed are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: Annotated[str, Field(description="A served model; with `-query` or `-passage` behind it, its `input_type`.")]
+    input: Annotated[
+        str | list[str], Field(description="Texts, images as data URLs, or texts with a data URL behind them.")
+    ]
+    input_type: Annotated[
+        Literal["query", "passage", ""] | None, Field(description="Needed for texts. Images are passages.")
+    ] = None
+    modality: Annotated[
+        Modality | list[Modality] | None,
+        Field(description="For all items, or a list with one for each. Absent: inferred from each string."),
+    ] = None
+    encoding_format: Literal["float", "base64"] = "float"
+    embedding_type: EmbeddingType = "float"
+    dimensions: Annotated[int | None, Field(ge=1, description="Keep the first so many components.")] = None
+    truncate: Truncate = "NONE"
+    user: Annotated[str | None, Field(description="Ignored.")] = None
+
+    @property
+    def inputs(self) -> list[str]:
+        """The strings, as a list."""
+        return [self.input] if isinstance(self.input, str) else self.input
+
+    @property
+    def modalities(self) -> Sequence[Modality | None]:
+        """The modality of each string; None is to be inferred. Raises `InputError`."""
+        count = len(self.inputs)
+        if not isinstance(self.modality, list):
+            return [self.modality] * count
+        if len(self.modality) not in {1, count}:
+            raise InputError(f"modality has {len(self.modality)} entries for {count} inputs")
+        return self.modality if len(self.modality) == count else self.modality * count
+
+    def items(self, suffix: Role | None, max_pixels: int) -> Iterator[Item | NemoVLMError]:
+        """Yield each string as an item, or as what is wrong with it.
+
+        `suffix` is the role that the name of the model brought. Raises `InputError` for a list of modalities that
+        does not fit.
+        """
+        role = self.input_type or suffix
+        for content, modality in zip(self.inputs, self.modalities, strict=True):
+            try:
+                yield _item(content, modality, role, self.truncate, max_pixels)
+            except NemoVLMError as error:
+                yield error
+
+
+def _item(content: str, modality: Modality | None, role: Role | None, truncate: Truncate, max_pixels: int) -> Item:
+    if modality == "text" or (modality is None and _START not in content):
+        if role is None:
+            raise InputError("'input_type' parameter is required for asymmetric models: 'query' or 'passage'")
+        return Item(role, content, None, truncate)
+    if role == "query":
+        raise InputError("images are supported only with input_type 'passage' or without; a query is a text")
+    text, image = _take_apart(content, hint="" if modality else _AS_TEXT)
+    if modality == "image" and text:
+        raise InputError("modality 'image' takes a data URL alone; for a text with its image set 'text_image'")
+    if modality == "text_image" and not text.strip():
+        raise InputError("text part must be non-empty for text_image modality")
+    width, height = measure(image)
+    if width * height > max_pixels:
+        raise ImageTooLargeError(f"the image has {width} x {height} pixels; this server takes {max_pixels} at the most")
+    return Item("passage", text if text.strip() else "", image, truncate)
+
+
+def _take_apart(content: str, hint: str) -> tuple[str, bytes]:
+    """Return the text, without the one blank that joins it to its image, and the bytes of the image."""
+    starts = [match.start() for match in re.finditer(r"<img\s+src=['\"]data:image/|data:image/", content)]
+    matches = (_IMAGE.fullmatch(content, start) for start in starts)
+    if (match := next(filter(None, matches), None)) is None:
+        raise ImageError(f"there is no image as a data URL (data:image/png;base64,...) at the end of the string{hint}")
+    try:
+        payload = "".join(match["payload"].split())
+        image = base64.b64decode(payload, validate=True)
+    except ValueError:
+        raise ImageError(f"the data URL is not valid base64{hint}") from None
+    text = content[: match.start()]
+    return (text[:-1] if text[-1:].isspace() else text), image

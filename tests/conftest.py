@@ -11,8 +11,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 from checkpoints import write_text_checkpoint, write_vl_checkpoint
 from make_samples import make_samples
+from servers import ready, running
 
 from nemovlm import Embedder
+from nemovlm.server import make_app
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +23,8 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("NEMOVLM_") and name != "NEMOVLM_BROKEN_PDFS":
             monkeypatch.delenv(name)
-    monkeypatch.delenv("NVIDIA_API_KEY", raising=False)
+    for name in ("NVIDIA_API_KEY", "NVIDIA_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +44,13 @@ def vl(vl_folder: Path) -> Iterator[Embedder]:
     """An embedder on the tiny checkpoint with eyes."""
     with Embedder(vl_folder) as embedder:
         yield embedder
+
+
+@pytest.fixture(scope="session")
+def served_vl(vl_folder: Path) -> Iterator[str]:
+    """The address of a real server over the tiny checkpoint with eyes; it calls it `tiny-vl`."""
+    with running(make_app(Embedder(vl_folder))) as address:
+        yield ready(address)
 
 
 @pytest.fixture(scope="session")

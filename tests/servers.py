@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 import uvicorn
 
 
@@ -30,3 +31,13 @@ def running(app: Any, **options: Any) -> Iterator[str]:
         finally:
             server.should_exit = True
             thread.join(30)
+
+
+def ready(address: str) -> str:
+    """Wait until the model behind `address` is loaded; return `address`."""
+    deadline = time.monotonic() + 60
+    while httpx.get(f"{address}/v1/health/ready").status_code != httpx.codes.OK:
+        if time.monotonic() > deadline:
+            raise RuntimeError("the model was not loaded")
+        time.sleep(0.01)
+    return address

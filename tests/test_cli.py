@@ -122,7 +122,7 @@ def test_deleting(samples: Path, tmp_path: Path) -> None:
         (["index", "text.pdf", "--db", "db", "--model", "empty"], 1, "has no config.json: it is no checkpoint folder"),
         (["index", "text.pdf", "--db", "db", "--model", "weightless"], 1, "has no weights"),
         (["index", "sound.pdf", "--db", "text.pdf"], 1, "the index in text.pdf cannot be read or written"),
-        (["index", "sound.pdf", "--db", "db", "--engine", "nim"], 1, "engine 'nim' (it was asked for) is not in this"),
+        (["index", "sound.pdf", "--db", "db", "--engine", "nim"], 1, "integrate.api.nvidia.com wants a key"),
         (["index", "sound.pdf", "--db", "db", "--device", "cuda"], 1, "there is no device 'cuda' here"),
         (["search", "x", "--db", "none"], 1, "there is no page index in none"),
         (["search", "--db", "none"], 1, "ask at least one question"),

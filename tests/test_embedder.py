@@ -20,11 +20,13 @@ from hypothesis import strategies as st
 
 from nemovlm import Embedder, Passage
 from nemovlm.errors import (
+    AuthenticationError,
     ConfigurationError,
     EngineUnavailableError,
     ImageError,
     InputError,
     NemoVLMError,
+    ServerError,
     UnknownModelError,
 )
 from nemovlm.images import encode_png
@@ -310,10 +312,25 @@ def test_a_device_that_is_not_there(vl_folder: Path) -> None:
         Embedder(vl_folder, device="cuda:7").embed_query("x")
 
 
-@pytest.mark.parametrize("knobs", [{"engine": "nim"}, {"base_url": "http://127.0.0.1:9/v1"}], ids=str)
-def test_documents_stay_here_unless_the_remote_engine_runs(vl_folder: Path, knobs: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("knobs", "kind", "message"),
+    [
+        ({"engine": "nim"}, AuthenticationError, "integrate.api.nvidia.com wants a key: set NVIDIA_API_KEY"),
+        ({"base_url": "http://127.0.0.1:9/v1"}, ServerError, "127.0.0.1:9 could not be reached"),
+        ({"engine": "vllm"}, EngineUnavailableError, "'vllm'"),
+    ],
+    ids=str,
+)
+def test_no_other_engine_stands_in(
+    vl_folder: Path,
+    knobs: dict[str, Any],
+    kind: type[Exception],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A choice of engine that cannot be honoured is an error, never a silent other engine."""
-    with pytest.raises(EngineUnavailableError, match="'nim'"):
+    monkeypatch.setattr("nemovlm.engines.servers.backoff", lambda _: 0.0)
+    with pytest.raises(kind, match=message):
         Embedder(vl_folder, **knobs).embed_query("x")
 
 

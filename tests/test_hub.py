@@ -17,7 +17,6 @@ from nemovlm import Embedder
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
-pytestmark = pytest.mark.enable_socket
 
 # A row of the catalogue for a model on the hub that is as small as the tests' own.
 LOADING = f"""

@@ -253,11 +253,8 @@ def serve(
     debug: Debug = False,
 ) -> None:
     """Serve a model over HTTP, in the protocol of NVIDIA's embedding NIM."""
-    try:
-        from nemovlm.server.app import ServerOptions
-        from nemovlm.server.run import serve as run
-    except ImportError as missing:
-        raise MissingExtraError("nemovlm serve", "server") from missing
+    from nemovlm.server import ServerOptions
+    from nemovlm.server import serve as run
 
     embedder = _embedder(None, model=model, engine=engine, device=device)
     options = ServerOptions(
@@ -267,7 +264,11 @@ def serve(
         max_body_bytes=max_body_mb * 2**20,
         max_pixels=max_pixels,
     )
-    run(embedder, options, host=host, port=port, grace=grace)
+
+    def announce(address: str) -> None:
+        _say(f"listening at {address}/v1; {address}/docs describes the routes; Ctrl-C stops")
+
+    run(embedder, options, host=host, port=port, grace=grace, announce=announce)
 
 
 @_command

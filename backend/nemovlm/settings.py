@@ -1,6 +1,7 @@
 """Every knob, in one frozen record: given as arguments, else read from `NEMOVLM_*` in the environment."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias, TypedDict
 
@@ -114,6 +115,26 @@ class Knobs(BaseModel):
         if self.api_key:
             given["api_key"] = self.api_key.get_secret_value()
         return {name: value for name, value in given.items() if value is not None}
+
+
+# What NVIDIA's own clients for LangChain and LlamaIndex call some knobs.
+_PEERS_NAMES = {
+    "nvidia_base_url": "base_url",
+    "nvidia_api_key": "api_key",
+    "default_headers": "headers",
+    "verify_ssl": "verify",
+    "async_http_client": "http_client",
+}
+
+
+def peers_names(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a framework's class with the names that NVIDIA's own client has for them replaced.
+
+    Where both names were given, the client's wins, as there; None and "" mean that it was not given.
+    """
+    ours = {name: value for name, value in fields.items() if name not in _PEERS_NAMES}
+    theirs = {_PEERS_NAMES[name]: value for name, value in fields.items() if name in _PEERS_NAMES}
+    return ours | {name: value for name, value in theirs.items() if value is not None and value != ""}
 
 
 class Settings(BaseSettings, Knobs):

@@ -15,6 +15,8 @@ from nemovlm.errors import EngineError, NemoVLMError
 
 T = TypeVar("T")
 
+_CLOSED = "the embedder was closed before it answered"
+
 
 class Pipeline(Generic[T]):
     """The three steps of one engine, for the items of all callers.
@@ -42,6 +44,7 @@ class Pipeline(Generic[T]):
         self._waiting: dict[int, T] = {}
         self._answers: dict[int, asyncio.Future[Outcome]] = {}
         self._batches: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     async def embed(self, batch: Sequence[Item]) -> list[Outcome]:
         """Answer for every item of `batch`, in its order.
@@ -49,6 +52,8 @@ class Pipeline(Generic[T]):
         If the caller is cancelled, those of its items that are not computed yet are dropped.
         """
         prepared = await asyncio.to_thread(lambda: [self._try_to_prepare(item) for item in batch])
+        if self._closed:  # meanwhile
+            raise EngineError(_CLOSED)
         loop = asyncio.get_running_loop()
         mine: dict[int, asyncio.Future[Outcome]] = {}
         for item in prepared:
@@ -69,10 +74,11 @@ class Pipeline(Generic[T]):
 
     def close(self) -> None:
         """Give up on all that waits and all that is computed: callers get an `EngineError`."""
+        self._closed = True
         self._waiting.clear()
         for answer in self._answers.values():
             if not answer.done():
-                answer.set_exception(EngineError("the embedder was closed before it answered"))
+                answer.set_exception(EngineError(_CLOSED))
         for batch in self._batches:
             batch.cancel()
 

@@ -71,7 +71,8 @@ class _Server:
     """One server as it has shown itself. `limit` is how many requests it is given at once.
 
     Additive increase, multiplicative decrease (Chiu and Jain 1989): halved when the server says that it is busy,
-    once for all requests that were under way then, and growing by one each time that so many have succeeded.
+    once for all requests that were under way then, and growing by one each time that so many have succeeded. Faults
+    too count once for all that were under way: eight connections that break at once are one fault, not eight in a row.
     """
 
     address: Address
@@ -80,6 +81,7 @@ class _Server:
     busy: int = 0
     faults: int = 0
     slowed: float = 0.0
+    failed: float = 0.0
     resting_until: float = 0.0
     answered: bool = False
     last: Problem | None = None
@@ -100,8 +102,8 @@ class _Server:
             self.limit, self.slowed = max(1.0, self.limit / 2), now
         if problem.retry_after is not None:
             self.resting_until = max(self.resting_until, now + problem.retry_after)
-        elif problem.status != TOO_MANY:
-            self.faults += 1
+        elif problem.status != TOO_MANY and sent >= self.failed:
+            self.faults, self.failed = self.faults + 1, now
             over = self.faults - (1 if problem.status is None else _FAULTS_IN_A_ROW)
             if over >= 0:
                 self.resting_until = now + min(MAX_WAIT, 2.0**over)
@@ -120,12 +122,19 @@ class Servers:
         for address in settings.addresses:
             if address.hosted and not settings.key_for(address):
                 raise AuthenticationError(f"{address.host} wants a key: set NVIDIA_API_KEY, or pass api_key")
+            try:
+                _ = httpx.Request("POST", address.embeddings, headers=self._headers(address)).url.host
+            except (httpx.InvalidURL, UnicodeError) as error:  # of a host, or of a header
+                raise ConfigurationError(f"nothing can be sent to {address.host} ({reason(error)})") from error
         self._changed = asyncio.Event()
         rate = settings.requests_per_minute
         self._rate = AsyncLimiter(1, 60 / rate) if rate else None  # one at a time: spread evenly, never in a burst
         given = settings.http_client
         self._client_is_ours = not isinstance(given, httpx.AsyncClient)
-        self._client: httpx.AsyncClient = given() if callable(given) else given or _client(settings)
+        client = given() if callable(given) else given or _client(settings)
+        if not isinstance(client, httpx.AsyncClient):
+            raise ConfigurationError("http_client must be an httpx.AsyncClient, or a function that makes one")
+        self._client = client
 
     async def close(self) -> None:
         """Close all connections, unless the client is the user's own."""
@@ -145,11 +154,13 @@ class Servers:
         `RefusedError`, and what `read` raises.
         """
         failures = 0
+        earlier: Problem | None = None
 
         def passing(error: BaseException) -> bool:
-            nonlocal failures
+            nonlocal failures, earlier
             if isinstance(error, RefusedError):
                 failures += error.problem.status != TOO_MANY
+                earlier = error.problem
                 return error.problem.passing
             failures += 1
             return isinstance(error, GarbledReplyError)
@@ -166,19 +177,25 @@ class Servers:
             retry=retry_if_exception(passing), stop=enough, wait=_wait, reraise=True, sleep=asyncio.sleep
         ):
             with attempt:
-                return await self._attempt(body, read, deadline)
+                return await self._attempt(body, read, deadline, earlier)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    async def _attempt(self, body: Callable[[], bytes], read: Callable[[bytes], T], deadline: Deadline) -> T:
+    async def _attempt(
+        self, body: Callable[[], bytes], read: Callable[[bytes], T], deadline: Deadline, earlier: Problem | None
+    ) -> T:
         async with self._turn(deadline) as server:
             if self._rate:
                 await self._rate.acquire()
             deadline.start()
+            if deadline.left <= 0:  # it ran out in our own queue, between two attempts: not the server's fault
+                raise RefusedError(earlier or Problem("no time was left for another attempt", server.address.host))
             sent = time.monotonic()
             try:
                 async with asyncio.timeout(min(self._settings.timeout, deadline.left)):
                     reply = await self._exchange(server.address, body())
             except TimeoutError:
+                if earlier and deadline.left <= 0:  # cut short: what went wrong before says more
+                    raise RefusedError(earlier) from None
                 problem = Problem(f"no reply within {time.monotonic() - sent:.1f} seconds", server.address.host)
                 server.unwell(problem, sent)
                 raise RefusedError(problem) from None
@@ -257,17 +274,24 @@ def _wait(state: RetryCallState) -> float:
 
 
 def _client(settings: Settings) -> httpx.AsyncClient:
-    return httpx.AsyncClient(
-        timeout=httpx.Timeout(settings.timeout, connect=min(_CONNECT_SECONDS, settings.timeout), pool=None),
-        limits=httpx.Limits(
-            max_connections=None,
-            max_keepalive_connections=settings.max_concurrency * len(settings.addresses),
-            keepalive_expiry=_IDLE_SECONDS,
-        ),
-        verify=_certificates(settings),
-        proxy=settings.proxy,
-        headers={"User-Agent": f"nemovlm/{version('nemovlm')}"},
-    )
+    certificates = _certificates(settings)
+    try:
+        return httpx.AsyncClient(
+            timeout=httpx.Timeout(settings.timeout, connect=min(_CONNECT_SECONDS, settings.timeout), pool=None),
+            limits=httpx.Limits(
+                max_connections=None,
+                max_keepalive_connections=settings.max_concurrency * len(settings.addresses),
+                keepalive_expiry=_IDLE_SECONDS,
+            ),
+            verify=certificates,
+            proxy=settings.proxy,
+            headers={"User-Agent": f"nemovlm/{version('nemovlm')}"},
+        )
+    except (ValueError, ImportError, httpx.InvalidURL) as error:  # it may hold a password, so it is not shown
+        raise ConfigurationError(
+            "the proxy (the setting, or HTTP_PROXY, HTTPS_PROXY or ALL_PROXY) cannot be used: it must be an http:// or "
+            "https:// address, or a socks5:// one where httpx[socks] is installed"
+        ) from error
 
 
 def _certificates(settings: Settings) -> ssl.SSLContext | bool:
@@ -285,6 +309,6 @@ def _certificates(settings: Settings) -> ssl.SSLContext | bool:
     return context
 
 
-def reason(error: httpx.HTTPError) -> str:
+def reason(error: Exception) -> str:
     """Say what failed, without addresses that may hold secrets."""
     return f"{type(error).__name__}{f' ({text})' if (text := str(error)) else ''}"

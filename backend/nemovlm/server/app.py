@@ -23,7 +23,7 @@ from pydantic import SecretStr, ValidationError
 from nemovlm import __version__
 from nemovlm.embedder import Embedder
 from nemovlm.engines.base import Answer, Item, Outcome, finish
-from nemovlm.errors import EngineError, ImageTooLargeError, InputError, NemoVLMError
+from nemovlm.errors import EngineError, ImageTooLargeError, InputError, InputTooLongError, NemoVLMError
 from nemovlm.inputs import Role, Vector
 from nemovlm.server.metrics import Metrics
 from nemovlm.server.schema import EmbeddingRequest
@@ -92,7 +92,7 @@ class Server:
         if (key := self.options.api_key) is None:
             return
         given = request.headers.get("authorization", "")
-        if not secrets.compare_digest(given.encode(), f"Bearer {key.get_secret_value()}".encode()):
+        if not secrets.compare_digest(given.encode("latin-1"), f"Bearer {key.get_secret_value()}".encode()):
             headers = {"WWW-Authenticate": "Bearer"}
             raise Refusal(
                 401, "Unauthorized: this server wants its key as 'Authorization: Bearer ...'", headers=headers
@@ -320,7 +320,7 @@ def _json(body: Mapping[str, Any], status: int = 200, headers: Mapping[str, str]
 def _refusal(results: Sequence[object]) -> Refusal:
     """Return the reply for items of which some are errors: each is named by its index."""
     errors = {index: error for index, error in enumerate(results) if isinstance(error, NemoVLMError)}
-    details = [_detail(["input", index], str(error), type(error).__name__) for index, error in errors.items()]
+    details = [_detail(["input", index], _said(error), type(error).__name__) for index, error in errors.items()]
     index, first = next(iter(errors.items()))
     more = f" (and {len(errors) - 1} more items)" if len(errors) > 1 else ""
     if isinstance(first, ImageTooLargeError):
@@ -329,7 +329,13 @@ def _refusal(results: Sequence[object]) -> Refusal:
         status = 400
     else:
         status = 500
-    return Refusal(status, f"input {index}: {first}{more}", details)
+    return Refusal(status, f"input {index}: {_said(first)}{more}", details)
+
+
+def _said(error: NemoVLMError) -> str:
+    if isinstance(error, InputTooLongError):  # a NIM's words, which clients look for
+        return f"Input length {error.tokens} exceeds maximum allowed token size {error.limit}"
+    return str(error)
 
 
 def _invalid(error: ValidationError) -> Refusal:

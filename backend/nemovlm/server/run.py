@@ -1,6 +1,7 @@
 """Runs the application on a socket until it is told to stop."""
 
 import socket
+from collections.abc import Callable
 
 import uvicorn
 
@@ -9,10 +10,18 @@ from nemovlm.errors import ConfigurationError, NemoVLMError
 from nemovlm.server.app import ServerOptions, make_app
 
 
-def serve(embedder: Embedder, options: ServerOptions, *, host: str, port: int, grace: int) -> None:
+def serve(
+    embedder: Embedder,
+    options: ServerOptions,
+    *,
+    host: str,
+    port: int,
+    grace: int,
+    announce: Callable[[str], None],
+) -> None:
     """Serve until SIGINT or SIGTERM; what was accepted by then is finished within `grace` seconds.
 
-    Raises `ConfigurationError` if the address cannot be taken, and what the model raises if it cannot be loaded.
+    `announce` is called with the address, once it is taken. Raises `ConfigurationError` if the address cannot be taken, and what the model raises if it cannot be loaded.
     """
     failure: list[NemoVLMError] = []
 
@@ -30,6 +39,8 @@ def serve(embedder: Embedder, options: ServerOptions, *, host: str, port: int, g
             listener.bind((host, port))
         except OSError as error:
             raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+        listener.listen()
+        announce(f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
         server.run([listener])
     if failure:
         raise failure[0]

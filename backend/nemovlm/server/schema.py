@@ -21,8 +21,9 @@ _START = "data:image/"
 # A data URL that a string ends with, by itself or in an <img>. `;base64` may be missing: the model card's own example
 # for the OpenAI client leaves it out.
 _IMAGE = re.compile(
-    r"(?:<img\s+src=(?P<quote>['\"]))?data:image/[\w.+-]+(?:;base64)?,(?P<payload>[^'\"<>]*)(?(quote)(?P=quote)\s*/?>)\s*"
+    r"(?:<img\s+src=(?P<quote>['\"]))?data:image/[\w.+-]+(?:;base64)?,(?P<payload>[^'\"<>:;,]*)(?(quote)(?P=quote)\s*/?>)\s*"
 )
+_ANOTHER = re.compile(r"data:image/[\w.+-]+(?:;base64)?,[A-Za-z0-9+/=]{64}")  # long enough to be no example
 _AS_TEXT = "; if it is meant as a text, set modality='text'"
 
 
@@ -107,4 +108,6 @@ def _take_apart(content: str, hint: str) -> tuple[str, bytes]:
     except ValueError:
         raise ImageError(f"the data URL is not valid base64{hint}") from None
     text = content[: match.start()]
+    if _ANOTHER.search(text):
+        raise InputError("there is more than one image in the string; an item has one at the most")
     return (text[:-1] if text[-1:].isspace() else text), image

@@ -37,8 +37,8 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """About how many bytes it adds to a request."""
-        return len(self.content) if self.content.isascii() else len(self.content.encode(errors="surrogatepass"))
+        """How many bytes it adds to a request: JSON escapes make up to six of one letter, and of Cyrillic always."""
+        return len(json.dumps(self.content)) + len(", ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def read_reply(
     """
     try:
         reply = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter for what is nested thousands deep
         raise GarbledReplyError(f"the server's reply is no JSON ({len(content)} bytes)") from None
     data = reply.get("data") if isinstance(reply, dict) else None
     if not isinstance(data, list) or not all(isinstance(row, dict) for row in data):
@@ -119,6 +119,8 @@ def read_reply(
             f"{_abridged([row.get('index') for row in data])}: they cannot be told apart"
         )
     decoded = [_vector(vectors[index], embedding_type) for index in range(count)]
+    if not decoded[0].size:
+        raise ProtocolError("the server answered with an embedding without any component")
     if len(lengths := {vector.size for vector in decoded}) > 1:
         raise ProtocolError(f"the server answered with embeddings of different lengths: {_abridged(sorted(lengths))}")
     return decoded, _tokens(reply)
@@ -163,6 +165,6 @@ def read_models(content: bytes) -> list[ServedModel]:
     try:
         rows = json.loads(content)["data"]
         models = {str(row["id"]): str(row.get("root") or row["id"]) for row in rows}
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise ProtocolError("the server's reply is no list of models") from None
     return [ServedModel(name, root) for name, root in models.items()]

@@ -31,7 +31,8 @@ _SECRET = re.compile(
     r"|[A-Za-z0-9+/_-]{64,}=*"  # long runs of base64
     r"|(?i:bearer)\s+\S+|nvapi-[\w-]+"
 )
-_TAG = re.compile(r"<(style|script)\b.*?</\1>|<[^<>]*>", re.DOTALL | re.IGNORECASE)
+# A style or script ends at the next one at the latest: else text full of openers would take quadratic time.
+_TAG = re.compile(r"<(style|script)\b(?:(?!<\1\b).)*?</\1>|<[^<>]*>", re.DOTALL | re.IGNORECASE)
 # "Input length 576 exceeds maximum allowed token size 512", "maximum context length is 512 tokens ... 576 tokens"
 _TOO_LONG = re.compile(
     r"exceed\w* (?:the )?max\w* (?:allowed )?(?:token|input|context|sequence)|maximum context length"
@@ -40,7 +41,8 @@ _LENGTHS = re.compile(r"length (\d+) exceeds maximum allowed token size (\d+)")
 _IMAGE = re.compile(r"image|pixel|decode|base64|data url", re.IGNORECASE)
 _FIELDS = "encoding_format|modality|dimensions|input_type"
 _REFUSED_FIELD = re.compile(
-    rf"(?:does not support|unsupported|unknown field|unexpected|extra_forbidden.*?loc\W+body\W+)\W*({_FIELDS})\b"
+    r"(?:does not support|unsupported|unknown field|unexpected"
+    rf"|extra_forbidden(?:(?!extra_forbidden).)*?loc\W+body)\W*({_FIELDS})\b"
     rf"|({_FIELDS})\b\W+(?:parameter |field )?(?:is (?:not supported|unsupported|not permitted|required|unknown)"
     r"|must be (?:one of )?\W*float)",
     re.DOTALL,
@@ -118,7 +120,7 @@ def read_problem(server: str, status: int, headers: Mapping[str, str], content: 
     text = content[:100_000].decode(errors="replace")
     try:
         body = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter for what is nested thousands deep
         body = None
         text = _TAG.sub(" ", text)
     sentences = [text] if body is None else list(_sentences(body))
@@ -132,27 +134,39 @@ def read_problem(server: str, status: int, headers: Mapping[str, str], content: 
         message=message,
         server=server,
         status=status,
-        request_id=next((headers[name] for name in ("nvcf-reqid", "x-request-id") if name in headers), None),
+        request_id=_request_id(headers, body, key),
         retry_after=retry_after(headers) if status in PASSING else None,
         items=items,
         refused_field=_refused_field(text) if status in _ITEM_FAULTS and not items else None,
     )
 
 
-def _sentences(body: Any) -> Iterator[str]:
-    """Yield what people are meant to read, wherever it stands."""
+def _request_id(headers: Mapping[str, str], body: Any, key: str | None) -> str | None:
+    """Return the name of the request in the server's log: from a header, or where NVCF's problems have it."""
+    for name in ("nvcf-reqid", "x-request-id"):
+        if name in headers:
+            return headers[name]
+    name = body.get("requestId") if isinstance(body, dict) else None
+    return _clean(name, key) if isinstance(name, str) else None
+
+
+def _sentences(body: Any, depth: int = 8) -> Iterator[str]:
+    """Yield what people are meant to read, wherever it stands, unless it is nested deeper than anybody means."""
+    if not depth:
+        return
     if isinstance(body, str):
         yield body
     elif isinstance(body, list):
         for part in body[:5]:
-            yield from _sentences(part)
+            yield from _sentences(part, depth - 1)
     elif isinstance(body, dict):
         if isinstance(body.get("msg"), str):  # FastAPI: where, and what
-            where = ".".join(str(part) for part in body.get("loc") or () if part != "body")
+            loc = body.get("loc")
+            where = ".".join(str(part) for part in loc if part != "body") if isinstance(loc, list) else ""
             yield f"{where}: {body['msg']}" if where else body["msg"]
             return
         for name in ("error", "message", "title", "detail"):
-            said = list(_sentences(body.get(name)))
+            said = list(_sentences(body.get(name), depth - 1))
             if said and not (name == "detail" and isinstance(body.get("message"), str)):
                 yield from said
 

@@ -25,7 +25,7 @@ def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> floa
     except ValueError:
         try:
             date = parsedate_to_datetime(value)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             return None
         if date.tzinfo is None:  # "-0000": the date names no zone
             date = date.replace(tzinfo=UTC)

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nemovlm.download import ImageUrl
     from nemovlm.embedder import Embedder
     from nemovlm.errors import NemoVLMError
     from nemovlm.index import Hit, PageIndex
@@ -16,11 +17,12 @@ if TYPE_CHECKING:
 
     __version__: str
 
-__all__ = ["Embedder", "Hit", "NemoVLMError", "Page", "PageIndex", "Passage", "__version__", "iter_pages"]
+__all__ = ["Embedder", "Hit", "ImageUrl", "NemoVLMError", "Page", "PageIndex", "Passage", "__version__", "iter_pages"]
 
 _HOME = {
     "Embedder": "embedder",
     "Hit": "index",
+    "ImageUrl": "download",
     "NemoVLMError": "errors",
     "Page": "pdf",
     "PageIndex": "index",

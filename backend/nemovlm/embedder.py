@@ -17,6 +17,7 @@ import numpy as np
 
 from nemovlm import runtime
 from nemovlm.engines.base import Engine, Item, Outcome, finish
+from nemovlm.engines.cached import CachedEngine
 from nemovlm.errors import ConfigurationError, EngineError, InputError, ModelNotServedError, NemoVLMError
 from nemovlm.inputs import Embeddable, Modality, OnError, Passage, Role, Truncate, Vector, as_passage, leave_out
 from nemovlm.models.catalogue import CATALOGUE, DEFAULT_MODEL, ModelCard
@@ -429,6 +430,9 @@ class Embedder:
             if isinstance(outcome, NemoVLMError):
                 raise outcome
             self._full = outcome.vector.size
+        if (cache := self._settings.cache) is not None:
+            sizes = {size for size in (self._full, self._settings.dimensions) if size}
+            return CachedEngine(engine, cache, self.space, sizes)
         return engine
 
     async def _served_model(self) -> str:

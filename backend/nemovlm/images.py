@@ -16,10 +16,12 @@ from urllib.request import url2pathname
 import numpy as np
 from PIL import Image
 
+from nemovlm.download import ImageUrl, download
 from nemovlm.errors import ImageError, ImageTooLargeError
 
-ImageSource: TypeAlias = Image.Image | bytes | Path | str
-"""A Pillow image, the bytes of an image file, a `Path`, or a whole data URL (`data:image/png;base64,...`)."""
+ImageSource: TypeAlias = Image.Image | bytes | Path | str | ImageUrl
+"""A Pillow image, the bytes of an image file, a `Path`, a whole data URL (`data:image/png;base64,...`), or an
+`ImageUrl`, which is fetched."""
 
 MAX_PIXELS = 178_956_970
 """Twice Pillow's own `Image.MAX_IMAGE_PIXELS`: where Pillow, and vLLM with it, speak of a decompression bomb."""
@@ -45,7 +47,7 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
 
     16-bit greyscale is scaled to 8 bits, not clipped. Raises `ImageError`.
     """
-    image = source if isinstance(source, Image.Image) else _open(_read(source))
+    image = source if isinstance(source, Image.Image) else _open(read_image(source))
     if image.width * image.height > max_pixels:
         raise ImageTooLargeError(
             f"the image has {image.width} x {image.height} pixels, more than the limit of {max_pixels}; shrink it first"
@@ -62,7 +64,7 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
 
 def measure(data: bytes) -> tuple[int, int]:
     """Return the pixels (width, height) of an image file, without decoding it. Raises `ImageError`."""
-    return _open(_read(data)).size
+    return _open(read_image(data)).size
 
 
 def image_source(reference: "ImageSource | BinaryIO") -> ImageSource:
@@ -77,8 +79,8 @@ def image_source(reference: "ImageSource | BinaryIO") -> ImageSource:
             return Path(reference)
         if scheme == "file":
             return Path(url2pathname(urlsplit(reference).path))
-        raise ImageError(f"{scheme}:// addresses are not fetched; download the image and pass its path or its bytes")
-    if isinstance(reference, (str, bytes, Path, Image.Image)):
+        raise ImageError(f"{scheme}:// addresses are not fetched; pass nemovlm.ImageUrl(...) to ask for it")
+    if isinstance(reference, (str, bytes, Path, Image.Image, ImageUrl)):
         return reference
     reference.seek(0)
     return reference.read()
@@ -115,7 +117,7 @@ def compact(source: ImageSource, usable: Callable[[int, int], tuple[int, int]], 
     `ImageError`.
     """
     if not isinstance(source, Image.Image):
-        source = _read(source)
+        source = read_image(source)
         if (as_it_is := _plain_file(source, usable, max_bytes)) is not None:
             return as_it_is
     image = load_image(source)
@@ -167,7 +169,8 @@ def data_url(encoded: bytes, mime_type: str) -> str:
     return f"data:{mime_type};base64,{base64.b64encode(encoded).decode('ascii')}"
 
 
-def _read(source: bytes | Path | str) -> bytes:
+def read_image(source: bytes | Path | str | ImageUrl) -> bytes:
+    """Return the bytes of an image file, whatever they hold. Raises `ImageError`."""
     if isinstance(source, Path):
         try:
             data = source.read_bytes()
@@ -178,6 +181,8 @@ def _read(source: bytes | Path | str) -> bytes:
         data = _decode_data_url(source)
     elif isinstance(source, bytes):
         data = source
+    elif isinstance(source, ImageUrl):
+        data = download(source)
     else:
         raise ImageError(f"a {type(source).__name__} is no image: pass a Pillow image, bytes, a Path or a data URL")
     if not data:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from nemovlm.download import ImageUrl
 from nemovlm.errors import InputError, NemoVLMError
 from nemovlm.images import ImageSource
 
@@ -65,8 +66,9 @@ class Passage:
         return "text_image" if self.text and self.text.strip() else "image"
 
 
-Embeddable: TypeAlias = Passage | str | Image.Image | bytes | Path
-"""A `str` is always a text; a `Path` is always an image file; bytes are an image file's content."""
+Embeddable: TypeAlias = Passage | str | Image.Image | bytes | Path | ImageUrl
+"""A `str` is always a text; a `Path` is always an image file; bytes are an image file's content; an `ImageUrl` is an
+image that is fetched."""
 
 
 def as_passage(item: Embeddable) -> Passage:
@@ -75,7 +77,7 @@ def as_passage(item: Embeddable) -> Passage:
         return item
     if isinstance(item, str):
         return Passage(text=item)
-    if isinstance(item, (Image.Image, bytes, Path)):
+    if isinstance(item, (Image.Image, bytes, Path, ImageUrl)):
         return Passage(image=item)
     raise InputError(
         f"a {type(item).__name__} cannot be embedded: pass a str (text), a Pillow image, bytes or a Path (image), "

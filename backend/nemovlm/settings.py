@@ -1,11 +1,11 @@
 """Every knob, in one frozen record: given as arguments, else read from `NEMOVLM_*` in the environment."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias, TypedDict
 
-from pydantic import AliasChoices, BaseModel, Field, SecretStr, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nemovlm.errors import ConfigurationError
@@ -46,6 +46,7 @@ class Options(TypedDict, total=False):
     proxy: str | None
     joiner: Joiner | None
     embedding_type: EmbeddingType | None
+    cache: MutableMapping[str, bytes] | None
     http_client: Any
 
 
@@ -105,9 +106,18 @@ class Knobs(BaseModel):
     embedding_type: EmbeddingType | None = None
     """What a server is to send vectors as: `int8` and `uint8` take a quarter of the bytes of `float`, `binary` and
     `ubinary` 1/32. They come out as float32 of unit length all the same, less exact."""
+    cache: Any = Field(default=None, exclude=True, repr=False)
+    """A `MutableMapping[str, bytes]` in which vectors are kept and looked up; see `nemovlm.engines.cached`."""
     http_client: Any = Field(default=None, exclude=True, repr=False)
     """An `httpx.AsyncClient`, or a function that makes one. Then timeouts, proxy and certificates are its own, and
     one that was passed as such is not closed and must not be used elsewhere."""
+
+    @field_validator("cache", "http_client")
+    @classmethod
+    def _is_an_object(cls, value: object) -> object:
+        if isinstance(value, str):  # from the environment
+            raise ValueError("it is an object, to be passed as an argument")  # noqa: TRY004 - as pydantic wants it
+        return value
 
     def arguments(self) -> dict[str, Any]:
         """Return the knobs that were given, as arguments of `Embedder`."""

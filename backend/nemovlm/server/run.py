@@ -21,7 +21,8 @@ def serve(
 ) -> None:
     """Serve until SIGINT or SIGTERM; what was accepted by then is finished within `grace` seconds.
 
-    `announce` is called with the address, once it is taken. Raises `ConfigurationError` if the address cannot be taken, and what the model raises if it cannot be loaded.
+    `announce` is called with the address, once it is taken. Raises `ConfigurationError` if it cannot be taken, and
+    what the model raises if it cannot be loaded.
     """
     failure: list[NemoVLMError] = []
 

@@ -1,0 +1,52 @@
+"""Pictures on the web, for whoever asks for one by name: `ImageUrl`. Nothing else in this package fetches an address
+that came with the data.
+"""
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from nemovlm.errors import ImageError
+
+MAX_BYTES = 25_000_000
+"""Of a picture: what the model card of llama-3.2-nemoretriever-1b-vlm-embed-v1 allows."""
+
+_SECONDS = 30.0
+_REDIRECTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ImageUrl:
+    """An image at an `http://` or `https://` address, to be fetched when it is embedded.
+
+    A plain `str` is never fetched: who wraps an address in this asks for it, and answers for where it leads.
+    """
+
+    url: str
+
+    def __post_init__(self) -> None:
+        if urlsplit(self.url).scheme not in {"http", "https"}:
+            raise ImageError(f"{self.url[:200]!r} is no http:// or https:// address")
+
+
+def download(source: ImageUrl) -> bytes:
+    """Return the file behind an address, of `MAX_BYTES` at the most. Raises `ImageError`."""
+    import httpx
+
+    shown = source.url.partition("?")[0][:200]  # what follows may be a signature
+    data = bytearray()
+    try:
+        with (
+            httpx.Client(timeout=_SECONDS, follow_redirects=True, max_redirects=_REDIRECTS) as client,
+            client.stream("GET", source.url) as reply,
+        ):
+            if not reply.is_success:
+                raise ImageError(f"{shown} answered {reply.status_code}; pass the bytes of the image")
+            for part in reply.iter_bytes():
+                data += part
+                if len(data) > MAX_BYTES:
+                    raise ImageError(f"{shown} is over {MAX_BYTES} bytes; pass a smaller one")
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise ImageError(
+            f"{shown} cannot be fetched ({type(error).__name__}); download it and pass its bytes"
+        ) from error
+    return bytes(data)

@@ -1,0 +1,110 @@
+"""An engine that remembers: vectors are kept by all that decides over them, and looked up before they are made.
+
+A cache is any `MutableMapping[str, bytes]`: a dict, a `shelve.Shelf`, or a class of one's own over files or a server.
+It is used from several threads at once.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Collection, MutableMapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from nemovlm.engines.base import Answer, Engine, Item, Outcome
+from nemovlm.errors import NemoVLMError
+from nemovlm.images import load_image, read_image
+
+Cache: TypeAlias = MutableMapping[str, bytes]
+
+_log = logging.getLogger("nemovlm")
+
+
+class CachedEngine:
+    """Answers from `cache` what it can, and asks `engine` for the rest. See `nemovlm.engines.base.Engine`.
+
+    `space` is the vector space, which is part of every key; `sizes` are the components that a vector may have. A
+    cache that fails costs time, never an answer.
+    """
+
+    def __init__(self, engine: Engine, cache: Cache, space: str, sizes: Collection[int]) -> None:
+        self._engine = engine
+        self._cache = cache
+        self._space = space
+        self._sizes = sizes
+
+    @property
+    def device(self) -> str:
+        """Where the engine computes."""
+        return self._engine.device
+
+    @property
+    def dtype(self) -> str:
+        """What the engine computes in."""
+        return self._engine.dtype
+
+    async def start(self) -> None:
+        """Start the engine."""
+        await self._engine.start()
+
+    async def embed(self, batch: Sequence[Item]) -> list[Outcome]:
+        """Answer for every item of `batch`, in its order. What comes from the cache counts no tokens."""
+        outcomes: dict[int, Outcome] = {}
+        missing: dict[int, _Missing] = {}
+        for index, found in enumerate(await asyncio.to_thread(lambda: [self._look_up(item) for item in batch])):
+            if isinstance(found, _Missing):
+                missing[index] = found
+            else:
+                outcomes[index] = found
+        if missing:
+            made = await self._engine.embed([entry.item for entry in missing.values()])
+            outcomes.update(zip(missing, made, strict=True))
+            await asyncio.to_thread(self._keep, [entry.key for entry in missing.values()], made)
+        return [outcomes[index] for index in range(len(batch))]
+
+    async def close(self) -> None:
+        """Close the engine. The cache stays: it is its owner's."""
+        await self._engine.close()
+
+    def _look_up(self, item: Item) -> "Outcome | _Missing":
+        try:
+            content = b""
+            if isinstance(item.image, Image.Image):  # two of them may look the same in tobytes() and yet differ
+                item = replace(item, image=(upright := load_image(item.image)))
+                content = f"{upright.size}".encode() + upright.tobytes()
+            elif item.image is not None:  # read once, for its key and for the engine
+                item = replace(item, image=(content := read_image(item.image)))
+        except NemoVLMError as error:
+            return error
+        key = self._key(item, content)
+        try:
+            if (kept := self._cache.get(key)) is not None and len(kept) in {4 * size for size in self._sizes}:
+                return Answer(np.frombuffer(kept, "<f4"), 0)
+        except Exception as error:  # whatever a mapping of somebody else's may raise
+            _log.warning("the cache cannot be read: %s", type(error).__name__)
+        return _Missing(key, item)
+
+    def _keep(self, keys: Sequence[str], outcomes: Sequence[Outcome]) -> None:
+        for key, outcome in zip(keys, outcomes, strict=True):
+            if isinstance(outcome, NemoVLMError) or not np.isfinite(outcome.vector).all() or not outcome.vector.any():
+                continue
+            try:
+                self._cache[key] = outcome.vector.astype("<f4").tobytes()
+            except Exception as error:
+                _log.warning("the cache cannot be written: %s", type(error).__name__)
+
+    def _key(self, item: Item, content: bytes) -> str:
+        digest = hashlib.sha256()
+        texts = (self._space, item.role, item.truncate, item.modality, item.text)
+        for part in (*(text.encode(errors="surrogatepass") for text in texts), content):
+            digest.update(len(part).to_bytes(8, "big"))  # so that no two lists of parts run together alike
+            digest.update(part)
+        return digest.hexdigest()
+
+
+class _Missing(NamedTuple):
+    key: str
+    item: Item

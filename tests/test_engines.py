@@ -32,9 +32,10 @@ MIXED: list[Embeddable] = [
 
 
 @pytest.fixture(scope="module", params=sorted(_ENGINES))
-def engine(request: pytest.FixtureRequest, vl_folder: Path) -> Iterator[Embedder]:
+def engine(request: pytest.FixtureRequest, vl_folder: Path, served_vl: str) -> Iterator[Embedder]:
     name: EngineName = request.param
-    with Embedder(vl_folder, engine=name, dtype="float32") as embedder:
+    remote = {"base_url": served_vl} if name == "nim" else {}
+    with Embedder("tiny-vl" if remote else vl_folder, engine=name, dtype="float32", **remote) as embedder:
         yield embedder
 
 

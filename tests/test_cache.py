@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from checkpoints import case_image
@@ -147,5 +148,12 @@ def test_a_shelf_will_do(vl_folder: Path, computed: list[int], tmp_path: Path) -
 def test_the_environment_brings_no_objects(vl_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache is an argument: what the environment says in its place is an error."""
     monkeypatch.setenv("NEMOVLM_CACHE", "folder")
-    with pytest.raises(ConfigurationError, match="an object, to be passed as an argument"):
+    with pytest.raises(ConfigurationError, match="it must be a mapping of str to bytes, passed as an argument"):
         Embedder(vl_folder)
+
+
+@pytest.mark.parametrize("knob", [{"cache": 3}, {"http_client": 3}, {"http_client": httpx.Client()}], ids=str)
+def test_objects_of_the_wrong_kind(vl_folder: Path, knob: dict[str, Any]) -> None:
+    """A sync client, or anything else that cannot serve, is an error of the constructor."""
+    with pytest.raises(ConfigurationError, match="it must be a"):
+        Embedder(vl_folder, **knob)

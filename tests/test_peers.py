@@ -174,7 +174,6 @@ class Row:
     promise: str
     check: Callable[[Stage], None]
     differs: str
-    broken: str
     doors: tuple[Door, ...]
 
 
@@ -202,7 +201,6 @@ def row(
     promise: str,
     *,
     differs: str = "",
-    broken: str = "",
     ours: Sequence[str] = BOTH,
     colours: Sequence[str] = ("sync", "async"),
 ) -> Callable[[Callable[[Stage], None]], Callable[[Stage], None]]:
@@ -210,7 +208,7 @@ def row(
 
     def enter(check: Callable[[Stage], None]) -> Callable[[Stage], None]:
         doors = tuple(Door(framework, colour) for framework in ours for colour in colours)
-        TABLE.append(Row(peer, source, promise, check, differs, broken, doors))
+        TABLE.append(Row(peer, source, promise, check, differs, doors))
         return check
 
     return enter
@@ -621,7 +619,6 @@ def _(stage: Stage) -> None:
         "test_model.py",
         "a self-hosted server is asked for a model by the name that was given, alias or not",
     ),
-    broken="find_checkpoint() puts the catalogue's id in the place of its alias, also where a server has the model",
 )
 def _(stage: Stage) -> None:
     alias = "nvidia/llama-3.2-nv-embedqa-1b-v2"
@@ -1252,13 +1249,8 @@ def cases() -> Iterator[Any]:
         checks.setdefault(entry.check, []).append(entry)
     for check, rows in checks.items():
         name = f"{', '.join(f'{entry.peer} {entry.source}' for entry in rows)}: {rows[0].promise}"
-        marks = [
-            pytest.mark.xfail(strict=True, raises=ModelNotServedError, reason=entry.broken)
-            for entry in rows
-            if entry.broken
-        ]
         for door in dict.fromkeys(door for entry in rows for door in entry.doors):
-            yield pytest.param(check, door, id=f"{name}-{door.framework} {door.colour}", marks=marks)
+            yield pytest.param(check, door, id=f"{name}-{door.framework} {door.colour}")
 
 
 @pytest.mark.parametrize(("check", "door"), list(cases()))

@@ -1239,8 +1239,6 @@ async def test_a_model_that_cannot_be_learned(server: FaultServer, call: Call) -
         assert (await call(embedder, "embed", ["a"])).shape == (1, 96)
 
 
-@pytest.mark.xfail(strict=True, reason="an engine that started and could not learn its dimension is never closed")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_a_model_that_cannot_be_learned_leaves_nothing_open(server: FaultServer, call: Call) -> None:
     """Whatever a start that failed has opened is closed with the embedder."""
     server.always = says(401, {"error": "no"})

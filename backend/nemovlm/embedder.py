@@ -428,6 +428,7 @@ class Embedder:
         if not (self._full or self._settings.dimensions):
             (outcome,) = await engine.embed([Item("query", "dimension", None, "END")])
             if isinstance(outcome, NemoVLMError):
+                await engine.close()
                 raise outcome
             self._full = outcome.vector.size
         if (cache := self._settings.cache) is not None:

@@ -5,7 +5,16 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias, TypedDict
 
-from pydantic import AliasChoices, BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nemovlm.errors import ConfigurationError
@@ -114,9 +123,11 @@ class Knobs(BaseModel):
 
     @field_validator("cache", "http_client")
     @classmethod
-    def _is_an_object(cls, value: object) -> object:
-        if isinstance(value, str):  # from the environment
-            raise ValueError("it is an object, to be passed as an argument")  # noqa: TRY004 - as pydantic wants it
+    def _is_an_object(cls, value: object, info: ValidationInfo) -> object:
+        if value is not None and info.field_name == "cache" and not hasattr(value, "get"):
+            raise ValueError("it must be a mapping of str to bytes, passed as an argument")
+        if value is not None and info.field_name == "http_client" and not (hasattr(value, "aclose") or callable(value)):
+            raise ValueError("it must be an async client of httpx or a function that makes one, passed as an argument")
         return value
 
     def arguments(self) -> dict[str, Any]:

@@ -42,9 +42,10 @@ class Checkpoint:
 
         Of a model whose weights only its server knows: the id.
         """
+        name = (find_card(self.card.id) or self.card).id  # a server may know it by an alias
         if self.card.revision:
-            return f"{self.card.id}@{self.card.revision[:12]}"
-        return f"checkpoint@{_digest(self.folder)}" if self.folder else f"{self.card.id}@served"
+            return f"{name}@{self.card.revision[:12]}"
+        return f"checkpoint@{_digest(self.folder)}" if self.folder else f"{name}@served"
 
     def fetch(self) -> Path:
         """Return the folder, downloading it from the hub at the card's revision if need be.
@@ -72,16 +73,20 @@ class Checkpoint:
 def find_checkpoint(model: str, revision: str | None = None, *, served: bool = False) -> Checkpoint:
     """Return the checkpoint that a model id or a folder names, without network and without loading anything.
 
-    `served` says that a server has the weights: then any id will do, and no revision is needed.
+    `served` says that a server has the weights: then any id will do, no revision is needed, the server is asked for
+    the very name that was given, and a folder is one only if it is given as an absolute path or begins with a dot.
 
     Raises `UnknownModelError` (with the nearest known id), `CheckpointError`, or `ConfigurationError` where a
     hub model has no pinned revision.
     """
     card = find_card(model)
+    if card and revision:
+        card = replace(card, revision=revision)
+    if served and model and not model.startswith(("/", ".")):
+        unknown = ModelCard(id=model, architecture=None, dimension=None, on_hub=False)
+        return Checkpoint(replace(card, id=model) if card else unknown, None)
     if card is None:
         if not model or not Path(model).is_dir():
-            if model and served:
-                return Checkpoint(ModelCard(id=model, architecture=None, dimension=None, on_hub=False), None)
             guess = nearest(model)
             known = ", ".join(card.id for card in CATALOGUE)
             raise UnknownModelError(
@@ -92,9 +97,7 @@ def find_checkpoint(model: str, revision: str | None = None, *, served: bool = F
         return Checkpoint(_card_of_folder(folder), folder)
     if not card.on_hub:
         return Checkpoint(card, Path(str(files("nemovlm"))) / "pocket")
-    if revision:
-        card = replace(card, revision=revision)
-    if card.revision is None and not served:
+    if card.revision is None:
         raise ConfigurationError(
             f"the catalogue pins no hub revision of {card.id}: pass revision='<commit>', or the folder of a copy"
         )

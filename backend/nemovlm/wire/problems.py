@@ -146,8 +146,8 @@ def _request_id(headers: Mapping[str, str], body: Any, key: str | None) -> str |
     for name in ("nvcf-reqid", "x-request-id"):
         if name in headers:
             return headers[name]
-    name = body.get("requestId") if isinstance(body, dict) else None
-    return _clean(name, key) if isinstance(name, str) else None
+    given = body.get("requestId") if isinstance(body, dict) else None
+    return _clean(given, key) if isinstance(given, str) else None
 
 
 def _sentences(body: Any, depth: int = 8) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from make_samples import QUESTIONS
+
+from nemovlm import Embedder
 
 COMMAND = [str(Path(sys.executable).parent / "nemovlm")]
 
@@ -102,6 +105,33 @@ def test_doctor_and_models() -> None:
     assert nemovlm("--version")[0].startswith("nemovlm ")
 
 
+def test_doctor_examines_a_server(served_vl: str, vl_folder: Path) -> None:
+    """Health, models, a text and an image with their time, and the vector space; code 1 if anything is amiss."""
+    host = served_vl.removeprefix("http://")
+    out, _ = nemovlm("doctor", "--base-url", served_vl)
+    said = dict(re.split(r"  +", line.strip(), maxsplit=1) for line in out.splitlines() if "  " in line.strip())
+    assert re.fullmatch(r"ready, \d+ ms", said[f"{host} health"])
+    assert said[f"{host} space"].endswith(";dimensions=128;tiles=6;prompts=1")
+    assert said[f"{host} models"] == "tiny-vl"
+    assert said["engine"] == "nim, because a base_url is set"
+    assert re.fullmatch(r"128 components, \d+ ms", said["text"])
+    assert re.fullmatch(r"128 components, \d+ ms", said["image"])
+    out = " ".join(nemovlm("doctor", "--base-url", served_vl, "--model", "nemovlm/pocket", code=1)[0].split())
+    assert "nemovlm/pocket is not among them" in out
+    assert "it serves: tiny-vl" in out
+    assert "which is not nemovlm/pocket@1;" in out
+
+
+def test_the_command_line_on_a_server(served_vl: str, vl: Embedder, samples: Path, tmp_path: Path) -> None:
+    """`index`, `search` and `embed` work with a server as they do without, and vectors are the same."""
+    row = json.loads(nemovlm("embed", "one", "--base-url", served_vl)[0])
+    assert np.allclose(row["embedding"], vl.embed(["one"])[0], atol=1e-6)
+    document = samples / "staff-handbook.pdf"
+    nemovlm("index", document, "--db", tmp_path / "db", "--base-url", served_vl)
+    found = json.loads(nemovlm("search", "leave", "--db", tmp_path / "db", "--base-url", served_vl, "--json")[0])
+    assert {Path(hit["document"]).name for hit in found[0]["hits"]} == {document.name}
+
+
 def test_deleting(samples: Path, tmp_path: Path) -> None:
     """A document goes by its path; one that is not there is an error that lists what is."""
     nemovlm("index", samples / "staff-handbook.pdf", "--db", tmp_path / "db")
@@ -124,6 +154,9 @@ def test_deleting(samples: Path, tmp_path: Path) -> None:
         (["index", "sound.pdf", "--db", "text.pdf"], 1, "the index in text.pdf cannot be read or written"),
         (["index", "sound.pdf", "--db", "db", "--engine", "nim"], 1, "integrate.api.nvidia.com wants a key"),
         (["index", "sound.pdf", "--db", "db", "--device", "cuda"], 1, "there is no device 'cuda' here"),
+        (["embed", "x", "--base-url", "localhost:8000"], 1, "no http:// or https:// address; did you mean 'http://loc"),
+        (["embed", "x", "--base-url", "http://127.0.0.1:9", "--model", "m"], 1, "127.0.0.1:9 could not be reached"),
+        (["doctor", "--base-url", "http://127.0.0.1:9"], 1, "127.0.0.1:9 could not be reached"),
         (["search", "x", "--db", "none"], 1, "there is no page index in none"),
         (["search", "--db", "none"], 1, "ask at least one question"),
         (["embed", "--image", "zero.png", "--model", "tiny"], 1, "zero.png: zero.png is empty (0 bytes)"),

@@ -1,18 +1,28 @@
-"""What README shows is run: every block of Python, and the commands."""
+"""What README and docs/ show is run: every block of Python, and the commands."""
 
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from checkpoints import case_image
+from servers import ready, running
+
+from nemovlm import Embedder
+from nemovlm.server import make_app
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-BASH = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+REMOTE = (ROOT / "docs" / "remote.md").read_text()
+THE_SERVER = "http://127.0.0.1:8000"  # as README calls it
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 @pytest.fixture
@@ -22,12 +32,26 @@ def desk(samples: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.splitlines()[0])
-def test_python_blocks_run(code: str, desk: Path) -> None:
-    """Each block runs by itself in a fresh process, prints something, and finds the right page."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], cwd=desk, capture_output=True, text=True, timeout=240, check=False
+def run(code: str, folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-W", "error", "-c", code]
+    return subprocess.run(
+        command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=240, check=False
     )
+
+
+@pytest.fixture(scope="module")
+def served_pocket() -> Iterator[str]:
+    """The address of a server over the pocket model."""
+    with running(make_app(Embedder("nemovlm/pocket"))) as address:
+        yield ready(address)
+
+
+@pytest.mark.parametrize("code", blocks(README, "python"), ids=lambda code: code.splitlines()[0])
+def test_python_blocks_run(code: str, desk: Path, request: pytest.FixtureRequest) -> None:
+    """Each block runs by itself in a fresh process, prints something, and finds the right page."""
+    if THE_SERVER in code:
+        code = code.replace(THE_SERVER, request.getfixturevalue("served_pocket"))
+    done = run(code, desk)
     assert done.returncode == 0, done.stderr
     if "leave do I get" in code:
         assert "page 3" in done.stdout
@@ -36,9 +60,8 @@ def test_python_blocks_run(code: str, desk: Path) -> None:
 
 def test_commands_run(desk: Path) -> None:
     """The commands of the quick start work as printed."""
-    assert BASH
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    for line in BASH[0].splitlines():
+    for line in blocks(README, "bash")[0].splitlines():
         done = subprocess.run(
             line, shell=True, cwd=desk, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
         )
@@ -47,7 +70,31 @@ def test_commands_run(desk: Path) -> None:
     assert (desk / "answers.html").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/RESULTS.md"])
+@pytest.mark.parametrize("code", blocks(REMOTE, "python"), ids=["embed", "errors"])
+def test_python_blocks_about_servers_run(code: str, served_vl: str, tmp_path: Path) -> None:
+    """Against a server that sees, each block prints what it promises."""
+    case_image("portrait").save(tmp_path / "page.png")
+    done = run(code, tmp_path, BASE_URL=served_vl)
+    assert done.returncode == 0, done.stderr
+    if "failed" in code:
+        assert done.stdout.startswith("[True, False] 400 item 1: 127.0.0.1:")
+        assert "exceeds maximum allowed token size 1024; shorten the text" in done.stdout
+    else:
+        assert done.stdout.startswith("tiny-vl 128\n")
+        assert " tokens\n" in done.stdout
+
+
+def test_every_setting_is_documented() -> None:
+    """The tables of settings name every knob, and no other."""
+    from nemovlm.settings import Knobs
+
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", README.partition("## Settings")[2] + REMOTE, re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"\w+", row)} == set(Knobs.model_fields)
+
+
+@pytest.mark.parametrize(
+    "file", ["README.md", "docs/remote.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/RESULTS.md"]
+)
 def test_links_lead_somewhere(file: str) -> None:
     """Every file that a document links to, or names in backticks with its folder, is there."""
     text = (ROOT / file).read_text()

@@ -104,6 +104,15 @@ def test_the_base_install_reads_pdfs(bare: Path, samples: Path) -> None:
     assert command.stderr == "error: the nemovlm command needs more than the base install: pip install 'nemovlm[cli]'\n"
 
 
+def test_the_base_install_embeds_on_a_server(bare: Path, served_vl: str) -> None:
+    """Without any extra, texts and images become vectors on a server: torch is not needed for that."""
+    code = (
+        "import sys; from PIL import Image; from nemovlm import Embedder; "
+        f"print(Embedder('tiny-vl', base_url={served_vl!r}).embed(['a', Image.new('RGB', (9, 9))]).shape)"
+    )
+    assert python(code, bare / "python") == "(2, 128)"
+
+
 @pytest.mark.parametrize(
     ("code", "extra"),
     [
@@ -112,6 +121,7 @@ def test_the_base_install_reads_pdfs(bare: Path, samples: Path) -> None:
         ("import nemovlm; nemovlm.PageIndex", "index"),
         ("import langchain_nemovlm", "langchain"),
         ("import llamaindex_nemovlm", "llamaindex"),
+        ("import nemovlm.server", "server"),
     ],
 )
 def test_a_missing_extra_says_how_to_get_it(bare: Path, code: str, extra: str) -> None:

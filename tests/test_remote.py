@@ -1229,6 +1229,7 @@ async def test_a_model_that_only_the_server_knows(server: FaultServer, call: Cal
             assert embedder.available_models() == ["acme/embedder"]
 
 
+@pytest.mark.timeout(30, method="thread")  # a hang of the loop would keep the embedder from closing too
 async def test_a_model_that_cannot_be_learned(server: FaultServer, call: Call) -> None:
     """A dimension of nothing is an error, not a hang; the next use learns it."""
     server.models, server.dimension = ["acme/embedder"], 96

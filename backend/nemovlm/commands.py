@@ -293,9 +293,10 @@ def doctor(
     except NemoVLMError:
         _out.print(table)
         raise
+    unpinned = "known to the server alone" if embedder.settings.remote else "of the folder"
     limits = ", ".join(f"{modality} {tokens}" for modality, tokens in facts.max_tokens.items())
     for name, value in {
-        "model": f"{facts.model}, revision {facts.revision or 'of the folder'}",
+        "model": f"{facts.model}, revision {facts.revision or unpinned}",
         "engine": f"{facts.engine}, because {facts.reason}",
         "device": f"{facts.device}, computing in {facts.dtype}",
         "vectors": f"{facts.dimension} components",

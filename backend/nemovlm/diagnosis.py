@@ -91,18 +91,19 @@ def _probe(embed: Callable[[], Vector], rounds: int) -> tuple[str, bool]:
 
 def _space(embedder: Embedder, address: Address) -> tuple[str, bool]:
     """Compare what the server says of itself, as far as it does, and what the catalogue knows of the model."""
+    card = find_card(embedder.model)
     status, content = _get(embedder, address, "/metadata")
     said: Any = None
     with suppress(ValueError):
         said = json.loads(content) if status == _OK else None
     if isinstance(said, dict) and isinstance(theirs := said.get("space"), str):
-        same = theirs.partition(";")[0] == embedder.space.partition(";")[0]
-        return (f"{theirs}" if same else f"{theirs}, which is not {embedder.space}"), same
-    card = find_card(embedder.model)
+        same = card is None or theirs.partition(";")[0] == embedder.space.partition(";")[0]
+        return (theirs if same else f"{theirs}, which is not {embedder.space}"), same
     if card is None:
         return f"{embedder.model} is not in the catalogue; it has {embedder.dimension} components", True
     wanted = embedder.settings.dimensions or card.dimension
-    return f"{embedder.dimension} components, as the catalogue says", embedder.dimension == wanted
+    same = embedder.dimension == wanted
+    return f"{embedder.dimension} components, {'as' if same else f'not {wanted} as'} the catalogue says", same
 
 
 def _page() -> Image.Image:

@@ -29,7 +29,7 @@ FOREVER = 4_000_000_000
 
 ENTRIES = st.builds(
     Entry,
-    st.text(max_size=80),
+    st.text(max_size=80).map(lambda text: json.dumps(text).encode()),
     st.just("text"),
     st.sampled_from(["query", "passage"]),
     st.sampled_from(["NONE", "END"]),
@@ -70,7 +70,7 @@ def test_requests_cover_all_that_waits(waiting: dict[int, Entry], data: st.DataO
 def test_a_request_is_as_full_as_it_may_be() -> None:
     """Items of another role in between do not end it; one that is too large for the rest of it does."""
     roles = ["query", "passage", "query", "query", "passage", "query"]
-    waiting = {number: Entry("x" * 10, "text", role, "NONE") for number, role in enumerate(roles)}
+    waiting = {number: Entry(b'"xxxxxxxx"', "text", role, "NONE") for number, role in enumerate(roles)}
     size = waiting[0].size
     assert next_request(waiting, 64, 3 * size) == [0, 2, 3]
     assert next_request(waiting, 64, 10**6) == [0, 2, 3, 5]
@@ -81,10 +81,10 @@ def test_a_request_is_as_full_as_it_may_be() -> None:
 @given(entries=st.lists(ENTRIES, min_size=1, max_size=20))
 def test_sizes_are_those_of_the_request(entries: list[Entry]) -> None:
     """What items are said to add to a request is what they add, in any language."""
-    around = len(request_body([Entry("", *_kind(entries[0]))], "model", Dialect()))
+    around = len(request_body([Entry(b'""', *_kind(entries[0]))], "model", Dialect()))
     body = request_body(entries, "model", Dialect())
     assert len(body) <= around + sum(item.size for item in entries)
-    assert [item.content for item in entries] == json.loads(body)["input"]
+    assert [json.loads(item.encoded) for item in entries] == json.loads(body)["input"]
 
 
 def _kind(item: Entry) -> tuple[Any, Any, Any]:
@@ -300,6 +300,12 @@ def test_fields_that_are_refused(said: str, field: str | None) -> None:
     """Words that say so are told from words that speak of a field's value."""
     assert read_problem("host", 400, {}, json.dumps({"error": said}).encode(), None).refused_field == field
     assert read_problem("host", 403, {}, json.dumps({"error": said}).encode(), None).refused_field is None
+
+
+def test_words_of_an_item_refuse_no_field() -> None:
+    """A text that a server quotes in blaming it changes nothing about how others are sent."""
+    detail = {"loc": ["body", "input", 0], "msg": "odd", "input": "modality is not supported"}
+    assert read_problem("host", 422, {}, json.dumps({"detail": [detail]}).encode(), None).refused_field is None
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,7 @@ class Tiling:
         """
         return self._smallest(width, height, _REFERENCE_DPI / _POINTS_PER_INCH)
 
+    @lru_cache(maxsize=256)  # noqa: B019 - as above
     def usable_size(self, width: int, height: int) -> tuple[int, int]:
         """Return the pixels (width, height) to which an image can be shrunk before it is cut, at no loss to the model.
 

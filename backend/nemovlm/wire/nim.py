@@ -15,30 +15,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nemovlm.errors import ProtocolError
-from nemovlm.images import Encoded, data_url
+from nemovlm.images import Encoded
 from nemovlm.inputs import Modality, Role, Truncate
 from nemovlm.wire.quantise import DTYPES, EmbeddingType, dequantise
 
 Joiner: TypeAlias = Literal["newline", "space", "img"]
 """What stands between a text and its image: generations of servers, and NVIDIA's own clients, differ."""
 
-_JOINED = {"newline": "{text}\n{url}", "space": "{text} {url}", "img": "{text} <img src='{url}'/>"}
-_ALONE = {"newline": "{url}", "space": "{url}", "img": "<img src='{url}'/>"}
+_COMMA = b", "
+# What stands before and behind the data URL of an image.
+_FRAMES: dict[Joiner, tuple[str, str]] = {"newline": ("\n", ""), "space": (" ", ""), "img": (" <img src='", "'/>")}
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One item as it travels: a string that holds its text, its image as a data URL, or both."""
+    """One item as it travels: a JSON string that holds its text, its image as a data URL, or both."""
 
-    content: str
+    encoded: bytes
     modality: Modality
     input_type: Role
     truncate: Truncate
 
     @property
     def size(self) -> int:
-        """How many bytes it adds to a request: JSON escapes make up to six of one letter, and of Cyrillic always."""
-        return len(json.dumps(self.content)) + len(", ")
+        """How many bytes it adds to a request."""
+        return len(self.encoded) + len(_COMMA)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +63,12 @@ class GarbledReplyError(ProtocolError):
 def entry(role: Role, text: str, image: Encoded | None, truncate: Truncate, joiner: Joiner) -> Entry:
     """Return an item as it travels. Images are passages to a NIM: it takes none as a query."""
     if image is None:
-        return Entry(text, "text", role, truncate)
-    url = data_url(*image)
-    if not text:
-        return Entry(_ALONE[joiner].format(url=url), "image", "passage", truncate)
-    return Entry(_JOINED[joiner].format(text=text, url=url), "text_image", "passage", truncate)
+        return Entry(json.dumps(text).encode(), "text", role, truncate)
+    before, behind = _FRAMES[joiner]
+    lead = json.dumps(text + before if text else before.lstrip()).encode().removesuffix(b'"')
+    # Base64 needs no escapes: to let a JSON encoder look for them in a page would cost more than all else here.
+    parts = (lead, b"data:", image.mime_type.encode(), b";base64,", base64.b64encode(image.data), behind.encode(), b'"')
+    return Entry(b"".join(parts), "text_image" if text else "image", "passage", truncate)
 
 
 def request_body(
@@ -81,7 +83,6 @@ def request_body(
     first = entries[0]
     body: dict[str, Any] = {
         "model": model if dialect.input_type else f"{model}-{first.input_type}",
-        "input": [item.content for item in entries],
         "truncate": first.truncate,
         "encoding_format": "base64" if dialect.encoding_format else "float",
     }
@@ -94,7 +95,9 @@ def request_body(
         body["dimensions"] = dimensions
     if embedding_type != "float":  # the default, which older servers do not know by name
         body["embedding_type"] = embedding_type
-    return json.dumps(body).encode()
+    return b"".join(
+        [b'{"input": [', _COMMA.join([item.encoded for item in entries]), b"], ", json.dumps(body).encode()[1:]]
+    )
 
 
 def read_reply(

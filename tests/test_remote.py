@@ -779,7 +779,7 @@ async def test_a_field_that_is_refused(
     assert server.replies == [400, 200, 200, 200]
     assert {
         body.get("encoding_format") if field == "encoding_format" else body.get(field) for body in server.asked[1:]
-    } == {"float" if field == "encoding_format" else None}
+    } == {None}
 
 
 @pytest.mark.parametrize(
@@ -1049,6 +1049,31 @@ async def test_servers_share_the_load(call: Call) -> None:
 
 
 @pytest.mark.usefixtures("quick")
+async def test_calls_one_after_the_other_share_the_load(call: Call) -> None:
+    """Servers take turns, also where there is never more than one request under way."""
+    with failing() as one, failing() as two, remote(one, two) as embedder:
+        for _ in range(6):
+            await call(embedder, "embed", ["a"])
+        assert (len(one.posts), len(two.posts)) == (3, 3)
+
+
+async def test_a_request_that_failed_goes_elsewhere(call: Call, quick: None) -> None:
+    """With a single repetition allowed, a server that always fails costs no vector: another one gets the request."""
+    with failing() as one, failing() as two, remote(one, two, max_retries=1) as embedder:
+        one.always = says(500, {"error": "no"})
+        for _ in range(6):
+            assert all_right(await call(embedder, "embed", ["a"]), ["a"])
+        assert one.posts
+
+
+async def test_headers_are_secrets(server: FaultServer, call: Call) -> None:
+    """What a header of one's own holds is taken out of what a server says."""
+    server.always = says(400, {"error": "your x-api-key s3cret-token is unknown"})
+    with remote(server, headers={"x-api-key": "s3cret-token"}) as embedder:
+        said = str(await error_of(call, embedder))
+    assert "your x-api-key *** is unknown" in said
+
+
 async def test_a_server_dies_and_returns(call: Call) -> None:
     """Nothing is lost; it is set aside, and used again once it is back."""
     with failing() as one, failing() as two:

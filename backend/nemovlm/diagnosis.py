@@ -58,7 +58,8 @@ def _attempt(name: str, look: Callable[P, tuple[str, bool]], *args: P.args, **kw
 
 
 def _get(embedder: Embedder, address: Address, route: str) -> tuple[int, bytes]:
-    return runtime.wait(runtime.submit(ask(embedder.settings, address, route)))
+    reply = runtime.wait(runtime.submit(ask(embedder.settings, address, route)))
+    return reply.status_code, reply.content
 
 
 def _health(embedder: Embedder, address: Address) -> tuple[str, bool]:

@@ -404,7 +404,9 @@ class Embedder:
     def _finish(self, outcome: Outcome) -> Vector | NemoVLMError:
         if isinstance(outcome, NemoVLMError):
             return outcome
-        result = finish(outcome.vector, full=self._full, dimensions=self.dimension)
+        dimensions = self._settings.dimensions or self._full
+        assert dimensions  # noqa: S101 - an engine does not start without
+        result = finish(outcome.vector, full=self._full, dimensions=dimensions)
         if not isinstance(result, NemoVLMError):
             self._usage = Usage(self._usage.items + 1, self._usage.tokens + outcome.tokens)
         return result
@@ -426,11 +428,11 @@ class Embedder:
         )
         await engine.start()
         if not (self._full or self._settings.dimensions):
-            (outcome,) = await engine.embed([Item("query", "dimension", None, "END")])
-            if isinstance(outcome, NemoVLMError):
+            try:
+                self._full = await _learn_dimension(engine)
+            except BaseException:
                 await engine.close()
-                raise outcome
-            self._full = outcome.vector.size
+                raise
         if (cache := self._settings.cache) is not None:
             sizes = {size for size in (self._full, self._settings.dimensions) if size}
             return CachedEngine(engine, cache, self.space, sizes)
@@ -454,6 +456,13 @@ class Embedder:
     def _stack(self, vectors: Iterable[Vector | None]) -> Vector:
         rows = [vector for vector in vectors if vector is not None]
         return np.stack(rows) if rows else np.empty((0, self.dimension), dtype=np.float32)
+
+
+async def _learn_dimension(engine: Engine) -> int:
+    (outcome,) = await engine.embed([Item("query", "dimension", None, "END")])
+    if isinstance(outcome, NemoVLMError):
+        raise outcome
+    return outcome.vector.size
 
 
 def _check(item: Embeddable, role: Role, truncate: Truncate) -> Item | NemoVLMError:

@@ -206,6 +206,11 @@ class Settings(BaseSettings, Knobs):
         key = self.api_key or (self.hosted_api_key if address.hosted else None)
         return key.get_secret_value() if key else None
 
+    def secrets_for(self, address: Address) -> list[str]:
+        """Return what a server gets and must not be shown: its key, and what the headers hold."""
+        sent = [self.key_for(address) or "", *(self.headers or {}).values()]
+        return [secret for secret in sent if len(secret) >= _SHORTEST_SECRET]
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.engine == "nim" and not self.base_url:
@@ -240,4 +245,5 @@ def _complaint(detail: Any) -> str:
     return f"{name}{value}{where} is no valid setting: {detail['msg'].lower()}"
 
 
+_SHORTEST_SECRET = 6  # what is shorter, such as "1" in a header, would only blot sentences
 _UNSHOWN = {"api_key", "NVIDIA_API_KEY", "headers", "proxy", "http_client"}  # they may hold secrets

@@ -120,7 +120,7 @@ class HttpEngine:
                 )
             except RefusedError as refused:
                 field = refused.problem.refused_field
-                if field is None or not getattr(dialect, field):
+                if field is None or not getattr(dialect, field, False):  # it can be given up once, or not at all
                     raise
                 self._dialect = replace(self._dialect, **{field: False})
 
@@ -177,22 +177,22 @@ class HttpEngine:
         return ""
 
 
-async def ask(settings: Settings, address: Address, route: str) -> tuple[int, bytes]:
-    """Return status and content of the reply to one GET below the base URL of `address`. Raises `ServerError`."""
+async def ask(settings: Settings, address: Address, route: str) -> httpx.Response:
+    """Return the reply to one GET below the base URL of `address`, whatever it is. Raises `ServerError`."""
     servers = Servers(settings)
     try:
-        reply = await servers.get(route, address)
+        return await servers.get(route, address)
     except httpx.HTTPError as error:
         raise ServerError(f"{address.host} could not be reached: {reason(error)}") from error
     finally:
         await servers.close()
-    return reply.status_code, reply.content
 
 
 async def served_models(settings: Settings) -> list[ServedModel]:
     """Return the models that the first server has. Raises `EngineError`."""
     address = settings.addresses[0]
-    status, content = await ask(settings, address, "/models")
-    if status == httpx.codes.OK:
-        return read_models(content)
-    raise read_problem(address.host, status, {}, content, settings.key_for(address)).error("text")
+    reply = await ask(settings, address, "/models")
+    if reply.is_success:
+        return read_models(reply.content)
+    secrets = settings.secrets_for(address)
+    raise read_problem(address.host, reply.status_code, reply.headers, reply.content, secrets).error("text")

@@ -82,6 +82,7 @@ class _Server:
     faults: int = 0
     slowed: float = 0.0
     failed: float = 0.0
+    used: float = 0.0
     resting_until: float = 0.0
     answered: bool = False
     last: Problem | None = None
@@ -90,6 +91,9 @@ class _Server:
     def resting(self) -> float:
         """Seconds for which it is set aside."""
         return max(0.0, self.resting_until - time.monotonic())
+
+    def rank(self, failed: str | None) -> tuple[float, ...]:
+        return self.resting, self.address.host == failed, self.busy / self.limit, self.used
 
     def well(self) -> None:
         self.answered, self.faults = True, 0
@@ -183,7 +187,7 @@ class Servers:
     async def _attempt(
         self, body: Callable[[], bytes], read: Callable[[bytes], T], deadline: Deadline, earlier: Problem | None
     ) -> T:
-        async with self._turn(deadline) as server:
+        async with self._turn(deadline, earlier.server if earlier else None) as server:
             if self._rate:
                 await self._rate.acquire()
             deadline.start()
@@ -207,8 +211,8 @@ class Servers:
                 result = read(reply.content)
                 server.well()
                 return result
-            key = self._settings.key_for(server.address)
-            problem = read_problem(server.address.host, reply.status_code, reply.headers, reply.content, key)
+            secrets = self._settings.secrets_for(server.address)
+            problem = read_problem(server.address.host, reply.status_code, reply.headers, reply.content, secrets)
             if problem.passing:
                 server.unwell(problem, sent)
             else:
@@ -232,14 +236,17 @@ class Servers:
         return reply
 
     @asynccontextmanager
-    async def _turn(self, deadline: Deadline) -> AsyncIterator[_Server]:
+    async def _turn(self, deadline: Deadline, failed: str | None) -> AsyncIterator[_Server]:
         """Wait until a server has room and is not set aside, and take up room there: the least busy one first.
+
+        One that just `failed` this request comes after all others, and of those equally busy the one that was given
+        something longest ago is taken.
 
         Raises `RefusedError`, with what went wrong last, if all servers with room are set aside for too long.
         """
         while True:
             free = [server for server in self._servers if server.busy < int(server.limit)]
-            server = min(free, key=lambda server: (server.resting, server.busy / server.limit), default=None)
+            server = min(free, key=lambda server: server.rank(failed), default=None)
             if server and not server.resting:
                 break
             if server and server.last and server.resting >= deadline.left:
@@ -247,7 +254,7 @@ class Servers:
             with suppress(TimeoutError):
                 async with asyncio.timeout(server.resting if server else None):
                     await self._changed.wait()
-        server.busy += 1
+        server.busy, server.used = server.busy + 1, time.monotonic()
         try:
             yield server
         finally:

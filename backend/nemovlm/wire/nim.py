@@ -47,7 +47,7 @@ class Dialect:
     """What a server understands. One starts with everything; what it turns out to refuse is given up."""
 
     encoding_format: bool = True
-    """Vectors as base64, which is smaller and faster to read than numbers."""
+    """Vectors as base64, which is smaller and faster to read than numbers: what servers send by default."""
     modality: bool = True
     """Without it the server guesses from the string."""
     dimensions: bool = True
@@ -84,8 +84,9 @@ def request_body(
     body: dict[str, Any] = {
         "model": model if dialect.input_type else f"{model}-{first.input_type}",
         "truncate": first.truncate,
-        "encoding_format": "base64" if dialect.encoding_format else "float",
     }
+    if dialect.encoding_format:
+        body["encoding_format"] = "base64"
     if dialect.input_type:
         body["input_type"] = first.input_type
     if dialect.modality:

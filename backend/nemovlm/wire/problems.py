@@ -6,7 +6,7 @@ Shapes: `{"error": "..."}` (hosted), `{"error": {"message": ...}}` (OpenAI), `{"
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +39,7 @@ _TOO_LONG = re.compile(
 )
 _LENGTHS = re.compile(r"length (\d+) exceeds maximum allowed token size (\d+)")
 _IMAGE = re.compile(r"image|pixel|decode|base64|data url", re.IGNORECASE)
-_FIELDS = "encoding_format|modality|dimensions|input_type"
+_FIELDS = "encoding_format|embedding_type|modality|dimensions|input_type"
 _REFUSED_FIELD = re.compile(
     r"(?:does not support|unsupported|unknown field|unexpected"
     rf"|extra_forbidden(?:(?!extra_forbidden).)*?loc\W+body)\W*({_FIELDS})\b"
@@ -115,8 +115,10 @@ _KINDS: dict[int, tuple[type[NemoVLMError], str]] = {
 }
 
 
-def read_problem(server: str, status: int, headers: Mapping[str, str], content: bytes, key: str | None) -> Problem:
-    """Return what a reply other than 200 says. `key` is taken out of it, should it echo that."""
+def read_problem(
+    server: str, status: int, headers: Mapping[str, str], content: bytes, secrets: Collection[str]
+) -> Problem:
+    """Return what a reply other than 200 says. `secrets` are taken out of it, should it echo them."""
     text = content[:100_000].decode(errors="replace")
     try:
         body = json.loads(text)
@@ -124,30 +126,30 @@ def read_problem(server: str, status: int, headers: Mapping[str, str], content: 
         body = None
         text = _TAG.sub(" ", text)
     sentences = [text] if body is None else list(_sentences(body))
-    message = _clean("; ".join(dict.fromkeys(sentences)), key)
+    message = _clean("; ".join(dict.fromkeys(sentences)), secrets)
     if 300 <= status < 400:
         message = (
-            f"a redirect to {_clean(headers.get('location', 'nowhere'), key)}; set base_url to where the server is"
+            f"a redirect to {_clean(headers.get('location', 'nowhere'), secrets)}; set base_url to where the server is"
         )
-    items = dict(_items(body, key))
+    items = dict(_items(body, secrets))
     return Problem(
         message=message,
         server=server,
         status=status,
-        request_id=_request_id(headers, body, key),
+        request_id=_request_id(headers, body, secrets),
         retry_after=retry_after(headers) if status in PASSING else None,
         items=items,
         refused_field=_refused_field(text) if status in _ITEM_FAULTS and not items else None,
     )
 
 
-def _request_id(headers: Mapping[str, str], body: Any, key: str | None) -> str | None:
+def _request_id(headers: Mapping[str, str], body: Any, secrets: Collection[str]) -> str | None:
     """Return the name of the request in the server's log: from a header, or where NVCF's problems have it."""
     for name in ("nvcf-reqid", "x-request-id"):
         if name in headers:
             return headers[name]
     given = body.get("requestId") if isinstance(body, dict) else None
-    return _clean(given, key) if isinstance(given, str) else None
+    return _clean(given, secrets) if isinstance(given, str) else None
 
 
 def _sentences(body: Any, depth: int = 8) -> Iterator[str]:
@@ -171,13 +173,13 @@ def _sentences(body: Any, depth: int = 8) -> Iterator[str]:
                 yield from said
 
 
-def _items(body: Any, key: str | None) -> Iterator[tuple[int, str]]:
+def _items(body: Any, secrets: Collection[str]) -> Iterator[tuple[int, str]]:
     """Yield (position, message) for each item that the server blames: `{"loc": ["body", "input", 3], "msg": ...}`."""
     details = body.get("detail") if isinstance(body, dict) else None
     for detail in details if isinstance(details, list) else []:
         match detail:
             case {"loc": ["body", "input", int(position), *_], "msg": str(message)}:
-                yield position, _clean(message, key)
+                yield position, _clean(message, secrets)
 
 
 def _refused_field(text: str) -> str | None:
@@ -185,8 +187,8 @@ def _refused_field(text: str) -> str | None:
     return next(filter(None, match.groups())) if match else None
 
 
-def _clean(text: str, key: str | None) -> str:
-    if key:
-        text = text.replace(key, "***")
+def _clean(text: str, secrets: Collection[str]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, "***")
     text = " ".join(_SECRET.sub("***", text).split())
     return text if len(text) <= _EXCERPT else f"{text[:_EXCERPT]}…"

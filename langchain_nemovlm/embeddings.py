@@ -8,14 +8,16 @@ from langchain_core.embeddings import Embeddings
 from PIL import Image
 from pydantic import ConfigDict, PrivateAttr
 
+from nemovlm.download import ImageUrl
 from nemovlm.embedder import Embedder
 from nemovlm.errors import InputError
 from nemovlm.images import image_source
 from nemovlm.inputs import Passage, Vector
 from nemovlm.settings import Knobs, peers_names
 
-ImageReference: TypeAlias = str | Path | bytes | BinaryIO | Image.Image
-"""A path, a `file://` or data URL, the bytes of an image file, an open binary file, or a Pillow image."""
+ImageReference: TypeAlias = str | Path | bytes | BinaryIO | Image.Image | ImageUrl
+"""A path, a `file://` or data URL, the bytes of an image file, an open binary file, a Pillow image, or an address that
+is to be fetched."""
 
 
 class NemoVLMEmbeddings(Knobs, Embeddings):

@@ -55,7 +55,7 @@ def test_a_text_is_never_fetched(vl: Embedder, web: tuple[str, list[str]]) -> No
     vl.embed([f"{address}/page.png", Passage(text=f"<img src='{address}/page.png'>")])
     with pytest.raises(ImageError, match="only if all of it is a data URL"):
         vl.embed([Passage(image=f"{address}/page.png")])
-    with pytest.raises(ImageError, match=r"are not fetched; pass nemovlm.ImageUrl"):
+    with pytest.raises(ImageError, match=r"are not fetched; download the image, or pass a nemovlm\.ImageUrl"):
         image_source(f"{address}/page.png")
     assert asked == []
 

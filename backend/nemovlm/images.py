@@ -79,7 +79,7 @@ def image_source(reference: "ImageSource | BinaryIO") -> ImageSource:
             return Path(reference)
         if scheme == "file":
             return Path(url2pathname(urlsplit(reference).path))
-        raise ImageError(f"{scheme}:// addresses are not fetched; pass nemovlm.ImageUrl(...) to ask for it")
+        raise ImageError(f"{scheme}:// addresses are not fetched; download the image, or pass a nemovlm.ImageUrl")
     if isinstance(reference, (str, bytes, Path, Image.Image, ImageUrl)):
         return reference
     reference.seek(0)

@@ -48,6 +48,8 @@ def build_engine(route: Route, checkpoint: Checkpoint, settings: Settings) -> En
 
 def default_model(settings: Settings) -> tuple[str | None, str]:
     """Return the model to take where nobody chose one, and why. None: what the server has."""
+    if any(address.hosted for address in settings.addresses):
+        return DEFAULT_MODEL, "NVIDIA hosts it, and no model was chosen"
     if settings.remote:
         return None, "the server has it, and no model was chosen"
     if _has_cuda():

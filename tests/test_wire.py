@@ -463,10 +463,13 @@ def test_too_many_is_no_fault() -> None:
 
 
 def test_a_server_that_fails_is_set_aside() -> None:
-    """At once if it does not answer, else after three faults in a row; twice as long each time, up to half a minute."""
+    """At once if it cannot be reached, else after three faults in a row; twice as long each time, up to 30 seconds."""
     gone, failing = _Server(ADDRESS, 8, 8), _Server(ADDRESS, 8, 8)
-    gone.unwell(problem(None), FOREVER)
+    gone.unwell(problem(None), FOREVER, unreachable=True)
     assert 0 < gone.resting <= 1
+    broken_off = _Server(ADDRESS, 8, 8)
+    broken_off.unwell(problem(None), FOREVER)
+    assert not broken_off.resting
     for _ in range(2):
         failing.unwell(problem(500), FOREVER)
     assert not failing.resting
@@ -486,7 +489,7 @@ def test_connections_that_break_together_are_one_fault() -> None:
     for _ in range(8):
         server.unwell(problem(None), sent)
     assert server.faults == 1
-    assert 0 < server.resting <= 1
+    assert not server.resting
 
 
 def test_a_server_is_left_alone_for_as_long_as_it_asks() -> None:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
 from nemovlm.download import ImageUrl, download
 from nemovlm.errors import ImageError, ImageTooLargeError
@@ -123,9 +123,9 @@ def compact(source: ImageSource, usable: Callable[[int, int], tuple[int, int]], 
     image = load_image(source)
     if (size := usable(*image.size)) != image.size:
         image = image.resize(size, Image.Resampling.LANCZOS)
-    pixels = np.asarray(image)
-    if (pixels[..., :1] == pixels[..., 1:]).all():
-        image = image.convert("L")
+    red, green, blue = image.split()
+    if not (ImageChops.difference(red, green).getbbox() or ImageChops.difference(green, blue).getbbox()):
+        image = green
     for mime_type, options in _ENCODINGS:
         buffer = BytesIO()
         image.save(buffer, mime_type.removeprefix("image/"), **options)

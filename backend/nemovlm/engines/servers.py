@@ -99,7 +99,7 @@ class _Server:
         self.answered, self.faults = True, 0
         self.limit = min(self.most, self.limit + 1 / self.limit)
 
-    def unwell(self, problem: Problem, sent: float) -> None:
+    def unwell(self, problem: Problem, sent: float, *, unreachable: bool = False) -> None:
         now, self.last = time.monotonic(), problem
         self.answered |= problem.status is not None
         if problem.status in _BUSY and sent >= self.slowed:
@@ -108,7 +108,7 @@ class _Server:
             self.resting_until = max(self.resting_until, now + problem.retry_after)
         elif problem.status != TOO_MANY and sent >= self.failed:
             self.faults, self.failed = self.faults + 1, now
-            over = self.faults - (1 if problem.status is None else _FAULTS_IN_A_ROW)
+            over = self.faults - (1 if unreachable else _FAULTS_IN_A_ROW)
             if over >= 0:
                 self.resting_until = now + min(MAX_WAIT, 2.0**over)
 
@@ -205,7 +205,7 @@ class Servers:
                 raise RefusedError(problem) from None
             except httpx.RequestError as error:
                 problem = Problem(reason(error), server.address.host)
-                server.unwell(problem, sent)
+                server.unwell(problem, sent, unreachable=isinstance(error, httpx.ConnectError | httpx.ConnectTimeout))
                 raise RefusedError(problem) from error
             if reply.status_code == httpx.codes.OK:
                 result = read(reply.content)

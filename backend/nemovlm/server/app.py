@@ -94,9 +94,7 @@ class Server:
         given = request.headers.get("authorization", "")
         if not secrets.compare_digest(given.encode("latin-1"), f"Bearer {key.get_secret_value()}".encode()):
             headers = {"WWW-Authenticate": "Bearer"}
-            raise Refusal(
-                401, "Unauthorized: this server wants its key as 'Authorization: Bearer ...'", headers=headers
-            )
+            raise Refusal(401, "Unauthorized: the key in the Authorization header is missing or wrong", headers=headers)
 
     async def answer(self, request: Request) -> Response:
         """Return the reply to a request for embeddings. Raises `Refusal`."""

@@ -1,4 +1,4 @@
-"""The commands: `nemovlm index | search | embed | delete | serve | models | doctor`.
+"""The commands: `nemovlm index | search | embed | delete | serve | models | doctor | parity`.
 
 Results go to standard output, everything said about them to standard error. Exit codes: 0 done; 1 an error, in
 one line; 2 wrong usage; 3 done, but some documents or pages were left out; 130 stopped by Ctrl-C.
@@ -20,8 +20,9 @@ from nemovlm.embedder import Embedder
 from nemovlm.errors import ConfigurationError, MissingExtraError, NemoVLMError
 from nemovlm.inputs import Modality, Passage
 from nemovlm.models.catalogue import CATALOGUE, POCKET
+from nemovlm.parity import FLOOR, Comparison, compare, engine_name, open_engines
 from nemovlm.router import default_model
-from nemovlm.settings import EngineName, Settings
+from nemovlm.settings import DtypeName, EngineName, Settings
 
 try:
     import typer
@@ -37,6 +38,7 @@ P = ParamSpec("P")
 _LEFT_OUT = 3
 _STOPPED = 130
 _SHOWN_ERRORS = 20
+_SHOWN_CASES = 10
 _INDENT = " " * 12  # under the name of the document
 
 # What each extra brings, by the modules that show it is there.
@@ -280,9 +282,7 @@ def doctor(
     debug: Debug = False,
 ) -> None:
     """Say which model and engine would be used here, why, and what is missing."""
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
+    table = _table()
     for extra, modules in _EXTRAS.items():
         absent = [module for module in modules if not find_spec(module)]
         found = "installed" if not absent else f"missing {', '.join(absent)}: pip install 'nemovlm[{extra}]'"
@@ -314,6 +314,73 @@ def doctor(
     _out.print(table)
     if not sound:
         raise typer.Exit(1)
+
+
+@_command
+def parity(
+    engines: Annotated[
+        str,
+        typer.Option(help="Engines, as in transformers,vllm,nim=http://host:8000; the first is the reference."),
+    ],
+    model: Model = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="The address of remote engines without one of their own.")
+    ] = None,
+    served_model_name: Annotated[
+        str | None, typer.Option(help="What servers call the model. Default: its id; for a folder, what they have.")
+    ] = None,
+    device: Device = None,
+    dtype: Annotated[DtypeName | None, typer.Option(help="What local engines compute in.", show_default=False)] = None,
+    floor: Annotated[float, typer.Option(min=0, max=1, help="The least cosine that counts as the same.")] = FLOOR,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Say whether engines give the same vectors for the same texts and images."""
+    found = compare(
+        open_engines(
+            engines, model=model, served_model_name=served_model_name, base_url=base_url, device=device, dtype=dtype
+        ),
+        floor=floor,
+        opened=lambda facts: _say(f"{facts.model} on {engine_name(facts)}"),
+    )
+    if as_json:
+        _out.out(json.dumps(found.as_dict(), indent=2, ensure_ascii=False))
+    else:
+        table = _table()
+        table.add_row("reference", Text(engine_name(found.reference)))
+        table.add_row("space", Text(found.reference.space))
+        for comparison in found.comparisons:
+            _add(table, comparison)
+        _out.print(table)
+        _out.print(Text(str(found), style="" if found.fine else "red"), soft_wrap=True)
+    if not found.fine:
+        raise typer.Exit(1)
+
+
+def _table() -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    return table
+
+
+def _add(table: Table, comparison: Comparison) -> None:
+    """Add what was found of one engine to the table of `parity`."""
+    amiss, first, order = comparison.amiss, comparison.same_first, comparison.rank_correlation
+    table.add_row()
+    for name, value in {
+        "engine": engine_name(comparison.engine),
+        "space": comparison.engine.space,
+        "worst": str(comparison.worst),
+        "largest difference": f"{comparison.largest:.1e}",
+        "same first passage": "nothing to rank" if first is None else f"{first:.0%} of queries",
+        "rank correlation": "nothing to rank" if order is None else f"{order:.3f}",
+    }.items():
+        table.add_row(name, Text(value))
+    for number, difference in enumerate(amiss[:_SHOWN_CASES]):
+        table.add_row("" if number else "not the same", Text(str(difference), style="red"))
+    if len(amiss) > _SHOWN_CASES:
+        table.add_row("", Text(f"… and {len(amiss) - _SHOWN_CASES} more"))
 
 
 def _version(wanted: bool) -> None:
@@ -360,7 +427,7 @@ def _announced(embedder: Embedder, why: str) -> Embedder:
 
 def _what(embedder: Embedder) -> str:
     facts = embedder.describe()
-    return f"{facts.model} on {facts.engine} ({facts.device}, {facts.dtype})"
+    return f"{facts.model} on {engine_name(facts)}"
 
 
 def _write(path: Path, content: str | bytes) -> None:

@@ -16,6 +16,7 @@ from nemovlm.settings import EngineName, Settings
 
 # Where each engine lives. One that is not listed is not in this release.
 _ENGINES: dict[EngineName, tuple[str, str]] = {
+    "vllm": ("nemovlm.engines.vllm", "VllmEngine"),
     "transformers": ("nemovlm.engines.transformers", "TransformersEngine"),
     "nim": ("nemovlm.engines.http", "HttpEngine"),
 }
@@ -62,7 +63,7 @@ def _wish(settings: Settings) -> Route:
         return Route(settings.engine, "it was asked for")
     if settings.base_url:
         return Route("nim", "a base_url is set")
-    if "vllm" in _ENGINES and find_spec("vllm") and _has_cuda():
+    if find_spec("vllm") and _has_cuda():
         return Route("vllm", "vLLM is installed and there is a CUDA GPU")
     if find_spec("torch") and find_spec("transformers"):
         return Route("transformers", "torch and transformers are installed, and no base_url is set")

@@ -41,6 +41,7 @@ class Options(TypedDict, total=False):
     device: str | None
     dtype: DtypeName | None
     batch_tokens: int | None
+    engine_options: dict[str, Any] | None
     max_batch_size: int | None
     max_request_bytes: int | None
     max_image_bytes: int | None
@@ -86,6 +87,8 @@ class Knobs(BaseModel):
     """What a local model computes in; vectors are float32 always."""
     batch_tokens: int | None = Field(default=None, ge=1)
     """Tokens in one forward pass, padding included. Default: by device."""
+    engine_options: dict[str, Any] | None = None
+    """More arguments for vLLM's engine (`AsyncEngineArgs`), such as `gpu_memory_utilization` or `enforce_eager`."""
     max_batch_size: int | None = Field(default=None, ge=1)
     """Items in one request."""
     max_request_bytes: int | None = Field(default=None, ge=1024)
@@ -219,6 +222,8 @@ class Settings(BaseSettings, Knobs):
         for key in (self.api_key, self.hosted_api_key):
             if key and not (key.get_secret_value().isascii() and key.get_secret_value().isprintable()):
                 raise ConfigurationError("the API key has characters in it that no key has; was it pasted whole?")
+        if self.engine_options and self.engine not in {"auto", "vllm"}:
+            raise ConfigurationError(f"engine_options are for engine='vllm'; {self.engine} has none")
         if not self.remote:
             if self.embedding_type != "float":
                 raise ConfigurationError("embedding_type is for a remote engine; a local one has nothing to send")

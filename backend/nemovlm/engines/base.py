@@ -11,6 +11,7 @@ from nemovlm.errors import EngineError, InputError, NemoVLMError
 from nemovlm.images import ImageSource
 from nemovlm.inputs import Modality, Role, Truncate, Vector
 from nemovlm.models.catalogue import ModelCard
+from nemovlm.models.tiling import Tiling
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,13 @@ def require_eyes(card: ModelCard) -> None:
     """Raise `InputError` if the model of `card` takes no images."""
     if "image" not in card.modalities:
         raise InputError(f"{card.id} reads text only; give it a text, or take a model that sees images")
+
+
+def eyes_of(card: ModelCard) -> Tiling:
+    """Return how the model of `card` cuts images, for an engine that cuts them itself. Raises `InputError`."""
+    require_eyes(card)
+    assert card.tiling is not None  # noqa: S101 - what sees, and is no server's, sees in tiles
+    return card.tiling
 
 
 def finish(vector: NDArray[np.float32], *, full: int | None, dimensions: int) -> Vector | EngineError:

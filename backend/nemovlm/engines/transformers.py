@@ -9,32 +9,23 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import takewhile
-from pathlib import Path
 from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nemovlm.engines.base import Answer, Item, Outcome, require_eyes
+from nemovlm.engines.base import Answer, Item, Outcome, eyes_of
 from nemovlm.engines.pipeline import Pipeline
-from nemovlm.errors import (
-    CheckpointError,
-    EngineError,
-    EngineUnavailableError,
-    InputTooLongError,
-    MissingExtraError,
-)
+from nemovlm.errors import EngineError, EngineUnavailableError, MissingExtraError
 from nemovlm.images import load_image
 from nemovlm.models.catalogue import ModelCard
-from nemovlm.models.checkpoint import Checkpoint, read_json, tiling_of
-from nemovlm.models.prompts import prompt
+from nemovlm.models.checkpoint import Checkpoint, check_folder
 from nemovlm.settings import DtypeName, Settings
 
 try:
     import torch
-    from tokenizers import Tokenizer
 
+    from nemovlm.engines.encoding import PromptEncoder
     from nemovlm.models.nemotron_vl import LlamaNemotronVLModel, load_model
 except ImportError as missing:
     raise MissingExtraError("the transformers engine", "local") from missing
@@ -98,57 +89,19 @@ class TransformersEngine:
 
     def _load(self) -> None:
         folder = self._checkpoint.fetch()
+        check_folder(folder, self._card)
+        self._encoder = PromptEncoder(folder, self._card, self._max_tokens)
         self._model = load_model(folder, device=self._device, dtype=self._dtype)
-        try:
-            self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:  # the library raises bare Exception for a file that it cannot use
-            raise CheckpointError(f"{folder / 'tokenizer.json'} cannot be used ({error})") from error
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self._begin = self._tokenizer.encode("").ids  # what the post-processor puts first: BOS
-        names = ("<img>", "<IMG_CONTEXT>", "</img>")
-        self._open, self._image, self._shut = (self._tokenizer.token_to_id(name) or 0 for name in names)
-        self._check_against_card(folder, names)
-
-    def _check_against_card(self, folder: Path, image_tokens: Sequence[str]) -> None:
-        """Refuse a checkpoint that is not what its card says: its vectors would be wrong, or on wrong tokens."""
-        width = self._model.language_model.config.hidden_size
-        if width != self._card.dimension:
-            raise CheckpointError(f"{folder} makes {width} components; {self._card.id} has {self._card.dimension}")
-        if (wanted := self._card.tiling) is None:
-            return
-        if not (self._open and self._image and self._shut):
-            raise CheckpointError(f"{folder / 'tokenizer.json'} lacks one of the tokens {', '.join(image_tokens)}")
-        found = tiling_of(read_json(folder, "config.json"), read_json(folder, "processor_config.json"))
-        if (found.tile, found.tokens_per_tile) != (wanted.tile, wanted.tokens_per_tile):
-            raise CheckpointError(
-                f"{folder} cuts tiles of {found.tile} pixels worth {found.tokens_per_tile} tokens; {self._card.id} has "
-                f"{wanted.tile} and {wanted.tokens_per_tile}"
-            )
 
     def _prepare(self, item: Item) -> Prepared:
-        prefix, text = prompt(item.role, item.text, image=item.image is not None)
-        tiles = None
         if item.image is None:
-            ids = self._encode(prefix + text)
-            # The tokenizer may merge across the seam, so the prefix is as long as the ids agree.
-            fixed = sum(
-                1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, self._encode(prefix), strict=False))
-            )
-            head, tail = [*self._begin, *ids[:fixed]], ids[fixed:]
-        else:
-            require_eyes(self._card)
-            assert self._card.tiling is not None  # noqa: S101 - what sees here sees in tiles
-            tiles = self._card.tiling.cut(load_image(item.image))
-            count = len(tiles) * self._card.tiling.tokens_per_tile
-            head = [*self._begin, *self._encode(prefix), self._open, *[self._image] * count, self._shut]
-            tail = self._encode(text)
-        limit = self._card.max_tokens(item.modality)
-        return Prepared(fit(head, tail, min(limit, self._max_tokens or limit), item), tiles)
-
-    def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+            return Prepared(self._encoder.encode(item).before)
+        tiling = eyes_of(self._card)
+        tiles = tiling.cut(load_image(item.image))
+        start, context, end = self._encoder.image_ids
+        image = [start, *[context] * (len(tiles) * tiling.tokens_per_tile), end]
+        before, after = self._encoder.encode(item, len(image))
+        return Prepared([*before, *image, *after], tiles)
 
     def _next_batch(self, waiting: Mapping[int, Prepared]) -> list[int]:
         return next_batch({number: len(item.ids) for number, item in waiting.items()}, self._batch_tokens)
@@ -179,24 +132,7 @@ class TransformersEngine:
             return cast(torch.Tensor, self._model(ids.to(self._device), mask))
         assert isinstance(self._model, LlamaNemotronVLModel)  # noqa: S101 - only its cards have a tiling
         features = self._model.image_features(torch.from_numpy(np.concatenate(tiles)).to(self._device))
-        return cast(torch.Tensor, self._model(ids.to(self._device), mask, features, self._image))
-
-
-def fit(head: Sequence[int], tail: Sequence[int], limit: int, item: Item) -> list[int]:
-    """Join `head` (prefix and image, never cut) and `tail` (the text) within `limit` tokens.
-
-    Raises `InputTooLongError` where that would cut something that may not be cut.
-    """
-    total, room = len(head) + len(tail), limit - len(head)
-    if total > limit and (item.truncate == "NONE" or room < 0):
-        kind = "text and image have" if item.modality == "text_image" else f"{item.modality} has"
-        advice = "shorten the text or pass truncate='END'" if room >= 0 else "allow more tokens or fewer tiles"
-        raise InputTooLongError(
-            f"the {kind} {total} tokens, over the limit of {limit}; {advice}", tokens=total, limit=limit
-        )
-    if total > limit:
-        tail = tail[:room] if item.truncate == "END" else tail[len(tail) - room :]
-    return [*head, *tail]
+        return cast(torch.Tensor, self._model(ids.to(self._device), mask, features, self._encoder.image_ids[1]))
 
 
 def next_batch(lengths: Mapping[int, int], budget: int) -> list[int]:

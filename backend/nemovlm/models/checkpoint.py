@@ -7,6 +7,7 @@ Nothing but JSON and safetensors is ever fetched or opened, so no code from the 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
@@ -185,11 +186,27 @@ def tiling_of(config: Mapping[str, Any], processor: Mapping[str, Any]) -> Tiling
     )
 
 
+def check_folder(folder: Path, card: ModelCard) -> None:
+    """Raise `CheckpointError` unless a checkpoint is what its card says: its vectors would be wrong otherwise."""
+    config = read_json(folder, "config.json")
+    with _complete(folder):
+        width = int((config["llm_config"] if card.tiling else config)["hidden_size"])
+        found = tiling_of(config, read_json(folder, "processor_config.json")) if card.tiling else None
+    if width != card.dimension:
+        raise CheckpointError(f"{folder} makes {width} components; {card.id} has {card.dimension}")
+    wanted = card.tiling
+    if found and wanted and (found.tile, found.tokens_per_tile) != (wanted.tile, wanted.tokens_per_tile):
+        raise CheckpointError(
+            f"{folder} cuts tiles of {found.tile} pixels worth {found.tokens_per_tile} tokens; {card.id} has "
+            f"{wanted.tile} and {wanted.tokens_per_tile}"
+        )
+
+
 def _card_of_folder(folder: Path) -> ModelCard:
     config = read_json(folder, "config.json")
     architecture = architecture_of(config)
     weight_files(folder)
-    try:
+    with _complete(folder):
         vision = architecture == "LlamaNemotronVLModel"
         text_config = config["llm_config"] if vision else config
         longest = int(text_config["max_position_embeddings"])
@@ -203,6 +220,13 @@ def _card_of_folder(folder: Path) -> ModelCard:
             max_tokens_with_image=min(longest, MAX_TOKENS_WITH_IMAGE),
             matryoshka=tuple(config.get("matryoshka_dimensions") or ()),
         )
+
+
+@contextmanager
+def _complete(folder: Path) -> Iterator[None]:
+    """Say of a `config.json` that lacks what is read here that it does."""
+    try:
+        yield
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise CheckpointError(f"{folder / 'config.json'} is incomplete: {error} is missing or unusable") from error
 

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import CONFIG_MAPPING, AutoConfig, LlamaConfig, PretrainedConfig, SiglipVisionConfig
 
 
-class LlamaBidirectionalConfig(LlamaConfig):  # type: ignore[misc] # untyped base
+class LlamaBidirectionalConfig(LlamaConfig):  # type: ignore[no-untyped-call] # of the base
     """A Llama without the causal mask, whose vector is the mean over its tokens."""
 
     model_type = "llama_bidirec"
@@ -20,7 +20,7 @@ class LlamaBidirectionalConfig(LlamaConfig):  # type: ignore[misc] # untyped bas
         super().__init__(**rest)
 
 
-class LlamaNemotronVLConfig(PretrainedConfig):  # type: ignore[misc] # untyped base
+class LlamaNemotronVLConfig(PretrainedConfig):  # type: ignore[no-untyped-call] # of the base
     """A vision tower and a language model; fields that vLLM insists on have the defaults of our own module."""
 
     model_type = "llama_nemotron_vl"

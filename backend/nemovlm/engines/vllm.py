@@ -1,0 +1,302 @@
+"""The local engine on vLLM's pooling runner: continuous batching on a CUDA GPU, or on a CPU with vLLM's CPU build.
+
+Items are tokenised and cut into tiles by our own code in worker threads, as for every local engine, and vLLM gets
+token ids and tiles: what is embedded does not depend on its tokenisation, tiling or truncation. The model runs in
+processes of vLLM's own.
+"""
+
+import asyncio
+import multiprocessing.spawn
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import count
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from nemovlm.engines.base import Answer, Item, Outcome, eyes_of
+from nemovlm.engines.pipeline import Pipeline
+from nemovlm.errors import ConfigurationError, EngineError, EngineUnavailableError, MissingExtraError
+from nemovlm.images import load_image
+from nemovlm.models.checkpoint import Checkpoint, check_folder
+from nemovlm.settings import Settings
+
+# What vLLM reads when it is imported. It sends usage statistics to its makers, and logs to standard output, where
+# results go; its processes are started afresh, because this one has threads, and a fork would copy their locks.
+for _name, _value in {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+try:
+    from vllm import PoolingParams
+    from vllm.config import PoolerConfig
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.platforms import current_platform
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    from nemovlm.engines.encoding import PromptEncoder
+    from nemovlm.models.vllm_configs import register
+except ImportError as missing:
+    raise MissingExtraError(f"the vllm engine cannot be loaded ({missing}): pip install 'nemovlm[vllm]'") from missing
+
+# Tokens of one step of the engine, as vLLM itself has them for large GPUs: 9 pages. More than `max_model_len` anyway.
+_BATCH_TOKENS = {"cuda": 16384, "cpu": 4096}
+# Requests that vLLM has at once: enough texts for a full step, and the next.
+_SLOTS = 1024
+# No more is taken than the model needs, because there is no KV cache; but vLLM wants so much of a GPU to be free. Others
+# may be at work there: NVIDIA's own caller (NeMo-Retriever, `gpu_memory_utilization=0.45`) leaves them half of it.
+_MEMORY_SHARE = 0.5
+# What has a setting of its own, or may not be changed because vectors would be others, or code from a hub would run.
+_FIXED = {
+    "model": "model",
+    "tokenizer": "model",
+    "revision": "revision",
+    "dtype": "dtype",
+    "max_model_len": "max_tokens",
+    "max_num_batched_tokens": "batch_tokens",
+    "runner": None,
+    "convert": None,
+    "pooler_config": None,
+    "hf_overrides": None,
+    "trust_remote_code": None,
+    "limit_mm_per_prompt": None,
+    "mm_processor_kwargs": None,
+}
+_UNIT = 1e-3  # how far from unit length a vector may be, in the dtype that the model computes in
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An item as vLLM wants it, and the tokens that it will have there."""
+
+    prompt: dict[str, Any]
+    tokens: int
+
+
+class VllmEngine:
+    """Runs a checkpoint in vLLM. See `nemovlm.engines.base.Engine` for the contract.
+
+    Raises `EngineUnavailableError` where vLLM has no device to run on, and `ConfigurationError` for options that it
+    does not know or that have a setting of their own.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, settings: Settings) -> None:
+        self._checkpoint = checkpoint
+        self._card = checkpoint.card
+        self._settings = settings
+        self._device = _pick_device(settings.device)
+        _check_options(settings.engine_options or {})
+        self._numbers = count()
+        self._pipeline = Pipeline(self._prepare, _oldest, self._compute, _SLOTS)
+
+    @property
+    def device(self) -> str:
+        """What vLLM was built for."""
+        return self._device
+
+    @property
+    def dtype(self) -> str:
+        """What the model computes in."""
+        if self._settings.dtype != "auto":
+            return self._settings.dtype
+        return "bfloat16" if self._device == "cuda" else "float32"
+
+    async def start(self) -> None:
+        """Fetch the checkpoint if need be, and start vLLM's processes. Raises `CheckpointError`, `EngineError`."""
+        await asyncio.to_thread(self._load)
+
+    async def embed(self, batch: Sequence[Item]) -> list[Outcome]:
+        """Answer for every item of `batch`, in its order."""
+        return await self._pipeline.embed(batch)
+
+    async def close(self) -> None:
+        """End vLLM's processes, and wait until they are gone."""
+        self._pipeline.close()
+        if reader := self._llm.output_handler:  # it would log the end of the process that it reads from as a failure
+            reader.cancel()
+            await asyncio.wait([reader])
+        await asyncio.to_thread(self._llm.shutdown)
+
+    def _load(self) -> None:
+        folder = self._checkpoint.fetch()
+        check_folder(folder, self._card)
+        self._encoder = PromptEncoder(folder, self._card, self._settings.max_tokens)
+        register()
+        self._placeholder = self._encoder.ids("<image>")
+        arguments = self._arguments(str(folder))
+        try:
+            with _own_main():
+                self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        except Exception as error:  # vLLM has no common base for what may go wrong here
+            raise _why(error) from error
+
+    def _arguments(self, folder: str) -> dict[str, Any]:
+        """Return vLLM's arguments: nothing that decides over vectors is left to what a repository's files say."""
+        card = self._card
+        longest = max(card.max_tokens(modality) for modality in card.modalities)
+        longest = min(longest, self._settings.max_tokens or longest)
+        arguments: dict[str, Any] = {
+            "model": folder,
+            "runner": "pooling",
+            "dtype": self.dtype,
+            "pooler_config": PoolerConfig(seq_pooling_type="MEAN", use_activation=True),
+            "max_model_len": longest,
+            # Nothing is computed in parts, so a step must hold the longest prompt.
+            "max_num_batched_tokens": max(longest, self._settings.batch_tokens or _BATCH_TOKENS[self._device]),
+            "gpu_memory_utilization": _MEMORY_SHARE,
+            "enable_prefix_caching": False,
+            "disable_log_stats": True,
+            "use_tqdm_on_load": False,
+        }
+        if card.tiling:
+            arguments |= {
+                "limit_mm_per_prompt": {"image": 1},
+                "mm_processor_cache_gb": 0,  # a page is embedded once: to keep it only costs memory
+                "mm_processor_kwargs": {
+                    "dynamic_image_size": True,
+                    "min_dynamic_patch": 1,
+                    "max_dynamic_patch": card.tiling.max_tokens // card.tiling.tokens_per_tile,
+                    "use_thumbnail": False,
+                },
+            }
+        return arguments | (self._settings.engine_options or {})
+
+    def _prepare(self, item: Item) -> Prepared:
+        if item.image is None:
+            ids = self._encoder.encode(item).before
+            return Prepared({"prompt_token_ids": ids}, len(ids))
+        tiling = eyes_of(self._card)
+        tiles = tiling.cut(load_image(item.image))
+        image_tokens = len(tiles) * tiling.tokens_per_tile + 2  # and what stands before and behind them
+        before, after = self._encoder.encode(item, image_tokens)
+        prompt = {
+            "prompt_token_ids": [*before, *self._placeholder, *after],
+            "multi_modal_data": {"image": _strip(tiles)},
+        }
+        return Prepared(prompt, len(before) + image_tokens + len(after))
+
+    async def _compute(self, items: Sequence[Prepared]) -> Sequence[Outcome]:
+        return [await self._answer(item) for item in items]
+
+    async def _answer(self, item: Prepared) -> Outcome:
+        try:
+            async for output in self._llm.encode(
+                item.prompt, PoolingParams(task="embed"), request_id=f"nemovlm-{next(self._numbers)}"
+            ):
+                vector: NDArray[np.float32] = output.outputs.data.float().cpu().numpy()
+        except EngineDeadError:
+            return EngineError(
+                "vLLM's engine process has died, its log says why; if memory was short, lower batch_tokens; close() the "
+                "embedder and use it again to start another"
+            )
+        except Exception as error:  # whatever befell this request
+            return EngineError(f"vLLM failed: {_line(error.__cause__ or error)}")
+        if len(output.prompt_token_ids) != item.tokens:
+            return EngineError(
+                f"vLLM embedded {len(output.prompt_token_ids)} tokens instead of {item.tokens}; is it a version that "
+                "cuts images in another way?"
+            )
+        if abs(length := float(np.linalg.norm(vector)) - 1) > _UNIT:  # not so for what is not finite: found out later
+            return EngineError(f"vLLM answered with a vector whose length is {length + 1:.3f} instead of 1")
+        return Answer(vector, item.tokens)
+
+
+def _strip(tiles: NDArray[np.uint8]) -> Image.Image:
+    """Put tiles (t, side, side, 3) one below the other into one image.
+
+    Of all grids vLLM's processor then chooses 1 x t, whose shape fits exactly, resizes nothing, and cuts the very
+    tiles that were put in; without `use_thumbnail` it adds none.
+    """
+    return Image.fromarray(tiles.reshape(-1, *tiles.shape[2:]))
+
+
+def _oldest(waiting: Mapping[int, Prepared]) -> list[int]:
+    """vLLM makes its own batches, so each item goes there by itself."""
+    return [next(iter(waiting))]
+
+
+def _pick_device(wanted: str) -> str:
+    kind: str = current_platform.device_type
+    if kind not in _BATCH_TOKENS:
+        raise EngineUnavailableError(
+            "vLLM found no CUDA GPU to run on; take engine='transformers', or install vLLM's CPU build (its "
+            "installation guide has a page for CPUs)"
+        )
+    if wanted not in {"auto", kind}:
+        raise EngineUnavailableError(
+            f"vLLM runs on {kind!r} here, not on {wanted!r}"
+            + ("; to choose among GPUs, set CUDA_VISIBLE_DEVICES" if wanted.startswith("cuda:") else "")
+        )
+    return kind
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    known = set(AsyncEngineArgs.__dataclass_fields__)
+    for name in options:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            raise ConfigurationError(
+                f"vLLM has no engine option {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+            )
+        if name in _FIXED:
+            setting = _FIXED[name]
+            raise ConfigurationError(
+                f"engine_options must not hold {name!r}: "
+                + (f"it is the setting {setting}" if setting else "the vectors, or what code runs, depend on it")
+            )
+
+
+@contextmanager
+def _own_main() -> Iterator[None]:
+    """Let processes that this thread starts import nothing of the user's script.
+
+    A process that is started afresh runs the main script again, for the functions that it may define; vLLM needs none
+    of them, and a script without `if __name__ == "__main__"` would start a second engine there, without end.
+    """
+    mine, original = threading.get_ident(), multiprocessing.spawn.get_preparation_data
+
+    def preparation(name: str) -> dict[str, Any]:
+        data: dict[str, Any] = original(name)
+        if threading.get_ident() == mine:
+            for key in ("init_main_from_name", "init_main_from_path"):
+                data.pop(key, None)
+        return data
+
+    multiprocessing.spawn.get_preparation_data = preparation  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        multiprocessing.spawn.get_preparation_data = original
+
+
+def _why(error: Exception) -> EngineError:
+    """Return what to tell of a start that failed."""
+    said = _line(error)
+    if "out of memory" in said.lower() or "memory utilization" in said:
+        return EngineError(
+            f"vLLM has too little memory ({said}); lower batch_tokens or max_tokens, or set "
+            "engine_options={'gpu_memory_utilization': ...} to a share that is free"
+        )
+    if "are not supported" in said and "architectures" in said:
+        return EngineError(f"this vLLM does not know the model ({said}); nemovlm needs vllm>=0.17")
+    if "Engine core" in said:  # it failed in another process, which has told the reason to standard error alone
+        return EngineError(
+            "vLLM's engine process could not start, its log above says why; if memory was short, lower batch_tokens, "
+            "or engine_options={'gpu_memory_utilization': ...} to a share of the GPU that is free"
+        )
+    return EngineError(f"vLLM could not start: {said}")
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

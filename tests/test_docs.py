@@ -18,7 +18,8 @@ from nemovlm.server import make_app
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 REMOTE = (ROOT / "docs" / "remote.md").read_text()
-THE_SERVER = "http://127.0.0.1:8000"  # as README calls it
+PARITY = (ROOT / "docs" / "parity.md").read_text()
+THE_SERVER = "http://127.0.0.1:8000"  # as README and docs/parity.md call it
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -46,7 +47,7 @@ def served_pocket() -> Iterator[str]:
         yield ready(address)
 
 
-@pytest.mark.parametrize("code", blocks(README, "python"), ids=lambda code: code.splitlines()[0])
+@pytest.mark.parametrize("code", blocks(README + PARITY, "python"), ids=lambda code: code.splitlines()[0])
 def test_python_blocks_run(code: str, desk: Path, request: pytest.FixtureRequest) -> None:
     """Each block runs by itself in a fresh process, prints something, and finds the right page."""
     if THE_SERVER in code:
@@ -55,6 +56,8 @@ def test_python_blocks_run(code: str, desk: Path, request: pytest.FixtureRequest
     assert done.returncode == 0, done.stderr
     if "leave do I get" in code:
         assert "page 3" in done.stdout
+    if "compare" in code:
+        assert done.stdout.startswith("2 engines agree: none of 21 cases is below 0.999\nTrue ")
     assert done.stdout
 
 
@@ -84,6 +87,24 @@ def test_python_blocks_about_servers_run(code: str, served_vl: str, tmp_path: Pa
         assert " tokens\n" in done.stdout
 
 
+def test_parity_prints_what_is_shown(served_pocket: str) -> None:
+    """The command with its output gives the same rows, down to the cases, and the last line; numbers may be others."""
+    command, *shown = blocks(PARITY, "console")[1].splitlines()
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "nemovlm"), *command.replace(THE_SERVER, served_pocket).split()[2:]],
+        env={**os.environ, "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    given = done.stdout.splitlines()
+    rows = shown.index(next(line for line in shown if line.startswith("not the same ")))
+    assert [line[:20] for line in given[:rows]] == [line.ljust(20)[:20] for line in shown[:rows]]
+    assert given[0].rstrip() == shown[0]
+    assert given[-1].startswith(shown[-1].partition("nim (")[0])
+
+
 def test_every_setting_is_documented() -> None:
     """The tables of settings name every knob, and no other."""
     from nemovlm.settings import Knobs
@@ -93,7 +114,8 @@ def test_every_setting_is_documented() -> None:
 
 
 @pytest.mark.parametrize(
-    "file", ["README.md", "docs/remote.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/RESULTS.md"]
+    "file",
+    ["README.md", "docs/remote.md", "docs/parity.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/RESULTS.md"],
 )
 def test_links_lead_somewhere(file: str) -> None:
     """Every file that a document links to, or names in backticks with its folder, is there."""

@@ -167,7 +167,7 @@ class Parity:
     def __str__(self) -> str:
         count, floor = len(self.comparisons[0].differences), self.comparisons[0].floor
         if self.fine:
-            return f"all {len(self.comparisons) + 1} engines agree: none of {count} cases is below {floor}"
+            return f"{len(self.comparisons) + 1} engines agree: none of {count} cases is below {floor}"
         apart = [
             f"{engine_name(engine.engine)} in {len(engine.amiss)} of {count} cases, the worst {engine.worst}"
             for engine in self.comparisons
@@ -212,14 +212,17 @@ def compare(
         raise ConfigurationError("a comparison wants two engines or more, such as transformers,nim")
     outcomes: list[list[_Outcome]] = []
     with ExitStack() as stack:
-        # Describing loads no weights. What is missing, down or of another length is known before anything is computed.
+        # Neither this nor trying a server loads weights: what is missing, of another length or down is known at once.
         engines = [stack.enter_context(embedder).describe() for embedder in embedders]
         _check_dimensions(engines)
+        for embedder, engine in zip(embedders, engines, strict=True):
+            if embedder.settings.remote:
+                _try(embedder, engine)
         cases = parity_set(*_facts(embedders))
         for embedder, engine in zip(embedders, engines, strict=True):
             if opened:
                 opened(engine)
-            embedder.embed_query(cases[0].text or "")  # what cannot work at all fails here, and once
+            _try(embedder, engine)
             outcomes.append(_embed(embedder, cases))
             embedder.close()
     return Parity(
@@ -267,9 +270,14 @@ def _check_dimensions(engines: Sequence[Description]) -> None:
         if engine.dimension != reference.dimension:
             one, other = (f"{facts.model} on {engine_name(facts)}" for facts in (engine, reference))
             raise ConfigurationError(
-                f"{one} has vectors of {engine.dimension} components, and {other} of {reference.dimension}: they cannot "
-                "be compared"
+                f"{one} has vectors of {engine.dimension} components, and {other} of {reference.dimension}: "
+                "they cannot be compared"
             )
+
+
+def _try(embedder: Embedder, engine: Description) -> None:
+    """Embed one text: an engine that cannot work at all fails here and once, and not in every case."""
+    embedder.embed([Passage(_TEXTS["short text"], label=engine_name(engine))])
 
 
 # What is asked

@@ -1,7 +1,9 @@
 """What tests share: small checkpoints written once, and the sample library."""
 
+import json
 import os
 from collections.abc import Awaitable, Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from checkpoints import write_text_checkpoint, write_vl_checkpoint
+from launched import launched
 from make_samples import make_samples
+from real_vllm import OPTIONS
 from servers import ready, running
 
 from nemovlm import Embedder
 from nemovlm.server import make_app
+
+# These have an environment of their own (`scripts/test` runs both).
+collect_ignore = [] if find_spec("vllm") else ["with_vllm"]
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +58,34 @@ def served_vl(vl_folder: Path) -> Iterator[str]:
     """The address of a real server over the tiny checkpoint with eyes; it calls it `tiny-vl`."""
     with running(make_app(Embedder(vl_folder))) as address:
         yield ready(address)
+
+
+@pytest.fixture(scope="session")
+def vllm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint with eyes as the hub would have it: with code in it, which leaves a trace if it is run."""
+    folder = write_vl_checkpoint(tmp_path_factory.mktemp("vllm") / "tiny-vl")
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "configuration_trap.TrapConfig", "AutoModel": "configuration_trap.TrapModel"}
+    (folder / "config.json").write_text(json.dumps(config))
+    trace = folder / "code-was-run"
+    (folder / "configuration_trap.py").write_text(f"open({str(trace)!r}, 'w').close()\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vllm_vl(vllm_folder: Path) -> Iterator[Embedder]:
+    """An embedder on vLLM in this process, over the tiny checkpoint, in float32. Started anew it costs 20 seconds."""
+    with Embedder(vllm_folder, engine="vllm", dtype="float32", engine_options=OPTIONS) as embedder:
+        yield embedder
+
+
+@pytest.fixture(scope="session")
+def vllm_served(vllm_folder: Path) -> Iterator[str]:
+    """The address of vLLM's own server over the tiny checkpoint, as `nemovlm serve --vllm-server` starts it."""
+    prefixes = {"prompts": {"query": "query: ", "document": "passage: "}}
+    (vllm_folder / "config_sentence_transformers.json").write_text(json.dumps(prefixes))  # for its route /v2/embed
+    with launched(vllm_folder) as server:
+        yield server.ready()
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,14 @@
-"""Real servers on loopback for tests: any ASGI application, in a thread of this process."""
+"""Real servers on loopback for tests: any ASGI application in a thread of this process, and `nemovlm serve` itself."""
 
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -41,3 +45,25 @@ def ready(address: str) -> str:
             raise RuntimeError("the model was not loaded")
         time.sleep(0.01)
     return address
+
+
+@contextmanager
+def started(*arguments: object, **environment: str) -> Iterator["subprocess.Popen[str]"]:
+    """Run `nemovlm serve` with more in its environment; whatever the test finds, no process is left behind."""
+    command = [str(Path(sys.executable).parent / "nemovlm"), "serve", *map(str, arguments)]
+    with subprocess.Popen(
+        command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def address_of(process: "subprocess.Popen[str]") -> str:
+    """Return the address that `nemovlm serve` says it listens at."""
+    assert process.stderr
+    for line in process.stderr:
+        if line.startswith("listening at "):
+            return line.split()[2].removesuffix("/v1;")
+    raise AssertionError("the server did not start")

@@ -115,7 +115,15 @@ def test_every_setting_is_documented() -> None:
 
 @pytest.mark.parametrize(
     "file",
-    ["README.md", "docs/remote.md", "docs/parity.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/RESULTS.md"],
+    [
+        "README.md",
+        "docs/remote.md",
+        "docs/parity.md",
+        "docs/vllm.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "benchmarks/RESULTS.md",
+    ],
 )
 def test_links_lead_somewhere(file: str) -> None:
     """Every file that a document links to, or names in backticks with its folder, is there."""

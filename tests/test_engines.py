@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from nemovlm import Embedder, Passage
 from nemovlm.engines.base import finish
-from nemovlm.engines.encoding import fit
+from nemovlm.engines.fitting import fit
 from nemovlm.engines.transformers import next_batch
 from nemovlm.errors import EngineError, InputTooLongError, NemoVLMError
 from nemovlm.inputs import Embeddable, Truncate
@@ -32,10 +33,19 @@ MIXED: list[Embeddable] = [
 ]
 
 
-@pytest.fixture(scope="module", params=sorted(_ENGINES))
+# vLLM has an environment of its own, where this file is run as well.
+HERE = sorted(name for name in _ENGINES if "vllm" not in name or find_spec("vllm"))
+
+
+@pytest.fixture(scope="module", params=HERE)
 def engine(request: pytest.FixtureRequest, vl_folder: Path, served_vl: str) -> Iterator[Embedder]:
     name: EngineName = request.param
+    if name == "vllm":
+        yield request.getfixturevalue("vllm_vl")
+        return
     remote = {"base_url": served_vl} if name == "nim" else {}
+    if name == "vllm-server":
+        remote = {"base_url": request.getfixturevalue("vllm_served")}
     with Embedder("tiny-vl" if remote else vl_folder, engine=name, dtype="float32", **remote) as embedder:
         yield embedder
 

@@ -4,8 +4,6 @@ import asyncio
 import base64
 import json
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +17,7 @@ from checkpoints import case_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
-from servers import ready, running
+from servers import address_of, ready, running, started
 
 from nemovlm import Embedder, Passage
 from nemovlm.errors import ImageError, NemoVLMError
@@ -365,25 +363,6 @@ def test_unknown_routes(served_vl: str) -> None:
 
 
 # The process
-
-
-@contextmanager
-def started(*arguments: object) -> Iterator["subprocess.Popen[str]"]:
-    """Run `nemovlm serve`; whatever the test finds, no process is left behind."""
-    command = [str(Path(sys.executable).parent / "nemovlm"), "serve", *map(str, arguments)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def address_of(process: "subprocess.Popen[str]") -> str:
-    assert process.stderr
-    for line in process.stderr:
-        if line.startswith("listening at "):
-            return line.split()[2].removesuffix("/v1;")
-    raise AssertionError("the server did not start")
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])

@@ -5,7 +5,7 @@ one line; 2 wrong usage; 3 done, but some documents or pages were left out; 130 
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from importlib.util import find_spec
 from io import BytesIO
@@ -19,7 +19,10 @@ from nemovlm import __version__
 from nemovlm.embedder import Embedder
 from nemovlm.errors import ConfigurationError, MissingExtraError, NemoVLMError
 from nemovlm.inputs import Modality, Passage
+from nemovlm.launcher import Launch
+from nemovlm.launcher import serve as launch_server
 from nemovlm.models.catalogue import CATALOGUE, POCKET
+from nemovlm.models.checkpoint import find_checkpoint
 from nemovlm.parity import FLOOR, Comparison, compare, engine_name, open_engines
 from nemovlm.router import default_model
 from nemovlm.settings import DtypeName, EngineName, Settings
@@ -236,6 +239,10 @@ def models(debug: Debug = False) -> None:
 
 @_command
 def serve(
+    context: typer.Context,
+    vllm_flags: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- FLAGS]", help="With --vllm-server: more flags of vLLM's server.")
+    ] = None,
     model: Model = None,
     engine: Engine = None,
     device: Device = None,
@@ -252,9 +259,19 @@ def serve(
     max_body_mb: Annotated[int, typer.Option(min=1, help="MiB of one request; over that, 413.")] = 64,
     max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of one image; over that, 413.")] = 8192 * 16384,
     grace: Annotated[int, typer.Option(min=0, help="Seconds to finish what was accepted when told to stop.")] = 60,
+    vllm_server: Annotated[
+        bool, typer.Option("--vllm-server", help="Start vLLM's own server instead, for engine='vllm-server'.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Serve a model over HTTP, in the protocol of NVIDIA's embedding NIM."""
+    if vllm_server:
+        _refuse(context, ("engine", "device", "max_queue", "max_body_mb", "max_pixels"))
+        names, flags = tuple(served_model_name or ()), tuple(vllm_flags or ())
+        _serve_vllm(model, Launch(host=host, port=port, names=names, api_key=api_key, flags=flags, grace=grace))
+        return
+    if vllm_flags:
+        raise ConfigurationError(f"{' '.join(vllm_flags)} would be for --vllm-server, which was not given")
     from nemovlm.server import ServerOptions
     from nemovlm.server import serve as run
 
@@ -394,6 +411,32 @@ def _main(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
 ) -> None:
     pass
+
+
+def _refuse(context: typer.Context, names: Iterable[str]) -> None:
+    """Raise `ConfigurationError` if one of these options was given, because --vllm-server has no use for it."""
+    for name in names:
+        if (source := context.get_parameter_source(name)) and source.name != "DEFAULT":
+            raise ConfigurationError(f"--{name.replace('_', '-')} makes no sense with --vllm-server")
+
+
+def _serve_vllm(model: str | None, launch: Launch) -> None:
+    settings = Settings.given(model=model)
+    if settings.remote:
+        raise ConfigurationError("--vllm-server starts a server; leave out the base_url, or engine, of one that runs")
+    name, why = (settings.model, "chosen") if settings.model else default_model(settings)
+    checkpoint = find_checkpoint(name or "", settings.revision).coarser(settings.max_tiles)
+    _say(f"model {checkpoint.card.id} on vLLM's server: {why}")
+
+    def announce(address: str, prefixes: bool) -> None:
+        _say(f"listening at {address}/v1; {address}/docs describes the routes; Ctrl-C stops")
+        if not prefixes:
+            _say(
+                "its route /v2/embed knows no input_type, because the checkpoint has no prefixes for it, in "
+                "config.json:task_instructions or config_sentence_transformers.json:prompts"
+            )
+
+    launch_server(checkpoint, settings, launch, announce)
 
 
 def _embedder(

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeAlias, Unpack
 
@@ -105,9 +105,7 @@ class Embedder:
             )
 
     def _take(self, settings: Settings, checkpoint: Checkpoint) -> None:
-        if settings.max_tiles and checkpoint.card.tiling:
-            tiling = replace(checkpoint.card.tiling, max_tiles=settings.max_tiles)
-            checkpoint = replace(checkpoint, card=replace(checkpoint.card, tiling=tiling))
+        checkpoint = checkpoint.coarser(settings.max_tiles)
         if checkpoint.folder and not checkpoint.card.revision:
             settings = settings.model_copy(update={"model": str(checkpoint.folder)})  # right in another folder too
         self._settings, self._found, self._full = settings, checkpoint, checkpoint.card.dimension

@@ -18,7 +18,8 @@ from nemovlm.settings import EngineName, Settings
 _ENGINES: dict[EngineName, tuple[str, str]] = {
     "vllm": ("nemovlm.engines.vllm", "VllmEngine"),
     "transformers": ("nemovlm.engines.transformers", "TransformersEngine"),
-    "nim": ("nemovlm.engines.http", "HttpEngine"),
+    "nim": ("nemovlm.engines.nim", "NimEngine"),
+    "vllm-server": ("nemovlm.engines.vllm_server", "VllmServerEngine"),
 }
 
 

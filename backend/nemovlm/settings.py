@@ -228,6 +228,14 @@ class Settings(BaseSettings, Knobs):
             if self.embedding_type != "float":
                 raise ConfigurationError("embedding_type is for a remote engine; a local one has nothing to send")
             return self
+        self._check_remote()
+        return self
+
+    def _check_remote(self) -> None:
+        if self.engine == "vllm-server" and self.base_url is None:
+            raise ConfigurationError("engine='vllm-server' wants the address of a server: pass base_url")
+        if self.engine == "vllm-server" and self.embedding_type != "float":
+            raise ConfigurationError(f"embedding_type={self.embedding_type!r} is for NIMs; a vLLM server sends floats")
         if self.embedding_type in {"binary", "ubinary"} and (self.dimensions or 0) % 8:
             raise ConfigurationError(f"dimensions={self.dimensions} is no multiple of 8, as packed bits want")
         if not self.addresses:
@@ -235,7 +243,6 @@ class Settings(BaseSettings, Knobs):
         for name in ("max_tokens", "max_tiles"):
             if getattr(self, name) is not None:
                 raise ConfigurationError(f"{name} is for a local engine; a server has limits of its own")
-        return self
 
 
 def _complaint(detail: Any) -> str:

@@ -1,14 +1,13 @@
 """An item's prompt as token ids within the limit, with a gap where the image goes: the same for every local engine."""
 
-from collections.abc import Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
 from nemovlm.engines.base import Item
-from nemovlm.errors import CheckpointError, InputTooLongError
+from nemovlm.engines.fitting import fit, seam
+from nemovlm.errors import CheckpointError
 from nemovlm.models.catalogue import ModelCard
 from nemovlm.models.prompts import prompt
 
@@ -57,10 +56,8 @@ class PromptEncoder:
         if item.image is not None:  # the two parts are apart in the whole prompt as well
             head, tail = [*self._begin, *self.ids(prefix)], self.ids(text)
         else:
-            # The tokenizer may merge across the seam, so the prefix is as long as the ids agree.
             ids = self.ids(prefix + text)
-            agreed = takewhile(lambda pair: pair[0] == pair[1], zip(ids, self.ids(prefix), strict=False))
-            fixed = sum(1 for _ in agreed)
+            fixed = seam(ids, self.ids(prefix))
             head, tail = [*self._begin, *ids[:fixed]], ids[fixed:]
         limit = self._card.max_tokens(item.modality)
         tail = fit(len(head) + image_tokens, tail, min(limit, self._max_tokens or limit), item)
@@ -70,20 +67,3 @@ class PromptEncoder:
         """Return the tokens of `text` by itself, special ones not added."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
-
-
-def fit(fixed: int, tail: Sequence[int], limit: int, item: Item) -> list[int]:
-    """Cut `tail` (the text) so that it fits `limit` behind `fixed` tokens (prefix and image, which are never cut).
-
-    Raises `InputTooLongError` where that would cut something that may not be cut.
-    """
-    total, room = fixed + len(tail), limit - fixed
-    if total > limit and (item.truncate == "NONE" or room < 0):
-        kind = "text and image have" if item.modality == "text_image" else f"{item.modality} has"
-        advice = "shorten the text or pass truncate='END'" if room >= 0 else "allow more tokens or fewer tiles"
-        raise InputTooLongError(
-            f"the {kind} {total} tokens, over the limit of {limit}; {advice}", tokens=total, limit=limit
-        )
-    if total > limit:
-        tail = tail[:room] if item.truncate == "END" else tail[len(tail) - room :]
-    return list(tail)

@@ -1,14 +1,16 @@
-"""The remote engine: items go to a server as requests of bounded size, and one bad item costs no other its vector.
+"""What remote engines share: items travel in requests of bounded size, and one bad item costs no other its vector.
 
-This file knows what an item is and what to do when a request is refused; `wire/` knows the protocol, `servers.py` how
-requests are sent.
+This file knows what to do when a request is refused; `nim.py` and `vllm_server.py` know how a server is talked to,
+`wire/` the protocols, `servers.py` how requests are sent.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from typing import Generic, TypeAlias, TypeVar
 
 import httpx
 import numpy as np
@@ -18,27 +20,30 @@ from nemovlm.engines.base import Answer, Item, Outcome, require_eyes
 from nemovlm.engines.pipeline import Pipeline
 from nemovlm.engines.servers import Deadline, RefusedError, Servers, reason
 from nemovlm.errors import NemoVLMError, ProtocolError, ServerError
-from nemovlm.images import compact
+from nemovlm.images import Encoded, compact
 from nemovlm.models.checkpoint import Checkpoint
-from nemovlm.models.prompts import neutralise
 from nemovlm.settings import Settings
 from nemovlm.wire.address import Address
-from nemovlm.wire.batching import next_request
-from nemovlm.wire.nim import Dialect, Entry, ServedModel, entry, read_models, read_reply, request_body
+from nemovlm.wire.batching import Parcel, next_request
+from nemovlm.wire.nim import ServedModel, read_models, read_reply
 from nemovlm.wire.problems import Problem, read_problem
+
+P = TypeVar("P", bound=Parcel)
+
+Reply: TypeAlias = tuple[list[NDArray[np.float32]], int]
+"""The vectors of a request, in its order, and the tokens that it had."""
 
 # Pixels that a NIM takes, on the shorter and the longer side (model card of llama-3.2-nemoretriever-1b-vlm-embed-v1).
 _MAX_SIDES = (8192, 16384)
 _HINT_SECONDS = 5.0  # an error may be told this much later if it becomes clearer
 
 
-class HttpEngine:
-    """Embeds on a server that speaks the NIM protocol. See `nemovlm.engines.base.Engine` for the contract."""
+class HttpEngine(ABC, Generic[P]):
+    """Embeds on servers, items being sent as parcels `P`. See `nemovlm.engines.base.Engine` for the contract."""
 
     def __init__(self, checkpoint: Checkpoint, settings: Settings) -> None:
         self._card = checkpoint.card
         self._settings = settings
-        self._dialect = Dialect()
         # What turned out to be too much for the server is not tried again.
         self._max_items, self._max_bytes = settings.max_batch_size, settings.max_request_bytes
         full = self._card.dimension
@@ -69,14 +74,22 @@ class HttpEngine:
         self._pipeline.close()
         await self._servers.close()
 
-    def _prepare(self, item: Item) -> Entry:
-        image = None
-        if item.image is not None:
-            require_eyes(self._card)
-            image = compact(item.image, self._usable_size, self._settings.max_image_bytes)
-        return entry(item.role, neutralise(item.text), image, item.truncate, self._settings.joiner)
+    @abstractmethod
+    def _prepare(self, item: Item) -> P:
+        """Return `item` as it travels. Runs in a worker thread."""
 
-    def _next_request(self, waiting: Mapping[int, Entry]) -> list[int]:
+    @abstractmethod
+    async def _request(self, parcels: Sequence[P], deadline: Deadline, retries: int) -> Reply:
+        """Send one request. Raises `RefusedError` and `ProtocolError`."""
+
+    def _image(self, item: Item) -> Encoded | None:
+        """Return the image of `item`, if it has one, as a file that a server takes."""
+        if item.image is None:
+            return None
+        require_eyes(self._card)
+        return compact(item.image, self._usable_size, self._settings.max_image_bytes)
+
+    def _next_request(self, waiting: Mapping[int, P]) -> list[int]:
         return next_request(waiting, self._max_items, self._max_bytes)
 
     def _usable_size(self, width: int, height: int) -> tuple[int, int]:
@@ -86,45 +99,24 @@ class HttpEngine:
         scale = min(1.0, _MAX_SIDES[0] / shorter, _MAX_SIDES[1] / longer)
         return max(1, int(width * scale)), max(1, int(height * scale))
 
-    async def _compute(self, entries: Sequence[Entry]) -> Sequence[Outcome]:
-        return await self._ask(entries, Deadline(self._settings.deadline), self._settings.max_retries)
+    async def _compute(self, parcels: Sequence[P]) -> Sequence[Outcome]:
+        return await self._ask(parcels, Deadline(self._settings.deadline), self._settings.max_retries)
 
-    async def _ask(self, entries: Sequence[Entry], deadline: Deadline, retries: int) -> list[Outcome]:
-        """Answer for `entries`, in one request if the server takes it, else in parts."""
+    async def _ask(self, parcels: Sequence[P], deadline: Deadline, retries: int) -> list[Outcome]:
+        """Answer for `parcels`, in one request if the server takes it, else in parts."""
         try:
-            vectors, tokens = await self._send(entries, deadline, retries)
+            vectors, tokens = await self._request(parcels, deadline, retries)
         except RefusedError as refused:
-            return await self._despite(refused.problem, entries, deadline)
+            return await self._despite(refused.problem, parcels, deadline)
         except ProtocolError as error:
-            return [ProtocolError(str(error)) for _ in entries]
-        share, rest = divmod(tokens, len(entries))
+            return [ProtocolError(str(error)) for _ in parcels]
+        share, rest = divmod(tokens, len(parcels))
         return [Answer(vector, share + (index < rest)) for index, vector in enumerate(vectors)]
 
-    async def _send(
-        self, entries: Sequence[Entry], deadline: Deadline, retries: int
-    ) -> tuple[list[NDArray[np.float32]], int]:
-        """Send one request, giving up what the server does not understand of the protocol."""
-        while True:
-            dialect = self._dialect
-            body = partial(
-                request_body,
-                entries,
-                self._card.id,
-                dialect,
-                dimensions=self._settings.dimensions,
-                embedding_type=self._settings.embedding_type,
-            )
-            try:
-                return await self._servers.post(
-                    body, partial(self._read, count=len(entries)), deadline=deadline, retries=retries
-                )
-            except RefusedError as refused:
-                field = refused.problem.refused_field
-                if field is None or not getattr(dialect, field, False):  # it can be given up once, or not at all
-                    raise
-                self._dialect = replace(self._dialect, **{field: False})
+    async def _send(self, body: Callable[[], bytes], count: int, deadline: Deadline, retries: int) -> Reply:
+        return await self._servers.post(body, partial(self._read, count=count), deadline=deadline, retries=retries)
 
-    def _read(self, content: bytes, count: int) -> tuple[list[NDArray[np.float32]], int]:
+    def _read(self, content: bytes, count: int) -> Reply:
         vectors, tokens = read_reply(content, count, self._settings.embedding_type)
         if self._lengths and (length := vectors[0].size) not in self._lengths:
             wanted = " or ".join(map(str, sorted(self._lengths)))
@@ -133,31 +125,31 @@ class HttpEngine:
             )
         return vectors, tokens
 
-    async def _despite(self, problem: Problem, entries: Sequence[Entry], deadline: Deadline) -> list[Outcome]:
-        """Answer for `entries`, which were refused as a whole: with errors for those that are to blame alone."""
-        blamed = {position for position in problem.items if 0 <= position < len(entries)}
-        if blamed and len(blamed) < len(entries):
-            good = [item for position, item in enumerate(entries) if position not in blamed]
+    async def _despite(self, problem: Problem, parcels: Sequence[P], deadline: Deadline) -> list[Outcome]:
+        """Answer for `parcels`, which were refused as a whole: with errors for those that are to blame alone."""
+        blamed = {position for position in problem.items if 0 <= position < len(parcels)}
+        if blamed and len(blamed) < len(parcels):
+            good = [item for position, item in enumerate(parcels) if position not in blamed]
             answers = iter(await self._ask(good, deadline, self._settings.max_retries))
             return [
                 problem.error(item.modality, position) if position in blamed else next(answers)
-                for position, item in enumerate(entries)
+                for position, item in enumerate(parcels)
             ]
-        if blamed or len(entries) == 1 or not problem.divisible:
+        if blamed or len(parcels) == 1 or not problem.divisible:
             problem = replace(problem, hint=await self._hint(problem))
-            return [problem.error(item.modality, i if blamed else None) for i, item in enumerate(entries)]
-        half = len(entries) // 2
+            return [problem.error(item.modality, i if blamed else None) for i, item in enumerate(parcels)]
+        half = len(parcels) // 2
         # A failure of the server was repeated often enough; what remains is to find out which item causes it.
         retries = 0 if problem.status == httpx.codes.INTERNAL_SERVER_ERROR else self._settings.max_retries
         parts = await asyncio.gather(
-            self._ask(entries[:half], deadline, retries), self._ask(entries[half:], deadline, retries)
+            self._ask(parcels[:half], deadline, retries), self._ask(parcels[half:], deadline, retries)
         )
         outcomes = [outcome for part in parts for outcome in part]
         if not any(isinstance(outcome, NemoVLMError) for outcome in outcomes):
-            self._learn(problem, entries[half:])
+            self._learn(problem, parcels[half:])
         return outcomes
 
-    def _learn(self, problem: Problem, half: Sequence[Entry]) -> None:
+    def _learn(self, problem: Problem, half: Sequence[P]) -> None:
         """Remember that a request was too large, because its halves were not."""
         if problem.status == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
             self._max_bytes = min(self._max_bytes, max(1, sum(item.size for item in half)))

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
+from operator import attrgetter
 from typing import TypeVar
 
 import httpx
@@ -150,9 +151,16 @@ class Servers:
         return await self._client.get(f"{address.base}{route}", headers=self._headers(address))
 
     async def post(
-        self, body: Callable[[], bytes], read: Callable[[bytes], T], *, deadline: Deadline, retries: int
+        self,
+        body: Callable[[], bytes],
+        read: Callable[[bytes], T],
+        *,
+        deadline: Deadline,
+        retries: int,
+        route: Callable[[Address], str] = attrgetter("embeddings"),
+        only: Address | None = None,
     ) -> T:
-        """Send `body()` to the embeddings route of a server and return what `read` makes of the reply.
+        """Send `body()` to the `route` of a server, or of the `only` one, and return what `read` makes of the reply.
 
         Passing failures are repeated: `retries` times, rate limits more often, until `deadline`. Raises
         `RefusedError`, and what `read` raises.
@@ -181,13 +189,19 @@ class Servers:
             retry=retry_if_exception(passing), stop=enough, wait=_wait, reraise=True, sleep=asyncio.sleep
         ):
             with attempt:
-                return await self._attempt(body, read, deadline, earlier)
+                return await self._attempt(body, read, deadline, earlier, route, only)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def _attempt(
-        self, body: Callable[[], bytes], read: Callable[[bytes], T], deadline: Deadline, earlier: Problem | None
+        self,
+        body: Callable[[], bytes],
+        read: Callable[[bytes], T],
+        deadline: Deadline,
+        earlier: Problem | None,
+        route: Callable[[Address], str],
+        only: Address | None,
     ) -> T:
-        async with self._turn(deadline, earlier.server if earlier else None) as server:
+        async with self._turn(deadline, earlier.server if earlier else None, only) as server:
             if self._rate:
                 await self._rate.acquire()
             deadline.start()
@@ -196,7 +210,7 @@ class Servers:
             sent = time.monotonic()
             try:
                 async with asyncio.timeout(min(self._settings.timeout, deadline.left)):
-                    reply = await self._exchange(server.address, body())
+                    reply = await self._exchange(server.address, route(server.address), body())
             except TimeoutError:
                 if earlier and deadline.left <= 0:  # cut short: what went wrong before says more
                     raise RefusedError(earlier) from None
@@ -219,10 +233,10 @@ class Servers:
                 server.well()
             raise RefusedError(problem)
 
-    async def _exchange(self, address: Address, body: bytes) -> httpx.Response:
+    async def _exchange(self, address: Address, url: str, body: bytes) -> httpx.Response:
         headers = self._headers(address)
         reply = await self._client.post(
-            address.embeddings, content=body, headers=[*headers.items(), ("Content-Type", "application/json")]
+            url, content=body, headers=[*headers.items(), ("Content-Type", "application/json")]
         )
         while reply.status_code == httpx.codes.ACCEPTED:
             # Put off (NVCF): the same key asks for it until it is there.
@@ -236,7 +250,7 @@ class Servers:
         return reply
 
     @asynccontextmanager
-    async def _turn(self, deadline: Deadline, failed: str | None) -> AsyncIterator[_Server]:
+    async def _turn(self, deadline: Deadline, failed: str | None, only: Address | None) -> AsyncIterator[_Server]:
         """Wait until a server has room and is not set aside, and take up room there: the least busy one first.
 
         One that just `failed` this request comes after all others, and of those equally busy the one that was given
@@ -245,7 +259,8 @@ class Servers:
         Raises `RefusedError`, with what went wrong last, if all servers with room are set aside for too long.
         """
         while True:
-            free = [server for server in self._servers if server.busy < int(server.limit)]
+            able = [server for server in self._servers if only in {None, server.address}]
+            free = [server for server in able if server.busy < int(server.limit)]
             server = min(free, key=lambda server: server.rank(failed), default=None)
             if server and not server.resting:
                 break

@@ -81,8 +81,8 @@ class TransformersEngine:
     async def close(self) -> None:
         """Drop the weights, once the pass under way has ended."""
         self._pipeline.close()
+        await self._on_thread(self._unload)
         self._thread.shutdown(wait=False)
-        del self._model
 
     async def _on_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -92,6 +92,11 @@ class TransformersEngine:
         check_folder(folder, self._card)
         self._encoder = PromptEncoder(folder, self._card, self._max_tokens)
         self._model = load_model(folder, device=self._device, dtype=self._dtype)
+
+    def _unload(self) -> None:
+        del self._model
+        if self._device.startswith("cuda"):
+            torch.cuda.empty_cache()  # torch would keep it for itself, and another engine may be next
 
     def _prepare(self, item: Item) -> Prepared:
         if item.image is None:

@@ -6,11 +6,9 @@ processes of vLLM's own.
 """
 
 import asyncio
-import multiprocessing.spawn
+import atexit
 import os
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import count
@@ -21,7 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nemovlm.engines.base import Answer, Item, Outcome, eyes_of
+from nemovlm.engines.follower import GRACE_SECONDS, followed
 from nemovlm.engines.pipeline import Pipeline
+from nemovlm.engines.vllm_arguments import BATCH_TOKENS, dtype_on, engine_arguments, refuse_fixed
 from nemovlm.errors import ConfigurationError, EngineError, EngineUnavailableError, MissingExtraError
 from nemovlm.images import load_image
 from nemovlm.models.checkpoint import Checkpoint, check_folder
@@ -46,33 +46,13 @@ try:
     from vllm.v1.engine.exceptions import EngineDeadError
 
     from nemovlm.engines.encoding import PromptEncoder
+    from nemovlm.models.nemotron_vl import check_weights
     from nemovlm.models.vllm_configs import register
 except ImportError as missing:
     raise MissingExtraError(f"the vllm engine cannot be loaded ({missing}): pip install 'nemovlm[vllm]'") from missing
 
-# Tokens of one step of the engine, as vLLM itself has them for large GPUs: 9 pages. More than `max_model_len` anyway.
-_BATCH_TOKENS = {"cuda": 16384, "cpu": 4096}
 # Requests that vLLM has at once: enough texts for a full step, and the next.
 _SLOTS = 1024
-# No more is taken than the model needs, because there is no KV cache; but vLLM wants so much of a GPU to be free. Others
-# may be at work there: NVIDIA's own caller (NeMo-Retriever, `gpu_memory_utilization=0.45`) leaves them half of it.
-_MEMORY_SHARE = 0.5
-# What has a setting of its own, or may not be changed because vectors would be others, or code from a hub would run.
-_FIXED = {
-    "model": "model",
-    "tokenizer": "model",
-    "revision": "revision",
-    "dtype": "dtype",
-    "max_model_len": "max_tokens",
-    "max_num_batched_tokens": "batch_tokens",
-    "runner": None,
-    "convert": None,
-    "pooler_config": None,
-    "hf_overrides": None,
-    "trust_remote_code": None,
-    "limit_mm_per_prompt": None,
-    "mm_processor_kwargs": None,
-}
 _UNIT = 1e-3  # how far from unit length a vector may be, in the dtype that the model computes in
 
 
@@ -108,13 +88,13 @@ class VllmEngine:
     @property
     def dtype(self) -> str:
         """What the model computes in."""
-        if self._settings.dtype != "auto":
-            return self._settings.dtype
-        return "bfloat16" if self._device == "cuda" else "float32"
+        return dtype_on(self._device, self._settings)
 
     async def start(self) -> None:
         """Fetch the checkpoint if need be, and start vLLM's processes. Raises `CheckpointError`, `EngineError`."""
         await asyncio.to_thread(self._load)
+        self._loop = asyncio.get_running_loop()
+        atexit.register(self._end)  # for those who never close
 
     async def embed(self, batch: Sequence[Item]) -> list[Outcome]:
         """Answer for every item of `batch`, in its order."""
@@ -123,54 +103,32 @@ class VllmEngine:
     async def close(self) -> None:
         """End vLLM's processes, and wait until they are gone."""
         self._pipeline.close()
+        atexit.unregister(self._end)
+        await asyncio.to_thread(self._end)
+
+    def _end(self) -> None:
         if reader := self._llm.output_handler:  # it would log the end of the process that it reads from as a failure
-            reader.cancel()
-            await asyncio.wait([reader])
-        await asyncio.to_thread(self._llm.shutdown)
+            self._loop.call_soon_threadsafe(reader.cancel)
+        self._llm.shutdown(timeout=GRACE_SECONDS)
 
     def _load(self) -> None:
         folder = self._checkpoint.fetch()
         check_folder(folder, self._card)
+        check_weights(folder)
         self._encoder = PromptEncoder(folder, self._card, self._settings.max_tokens)
         register()
         self._placeholder = self._encoder.ids("<image>")
         arguments = self._arguments(str(folder))
         try:
-            with _own_main():
+            with followed():
                 self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         except Exception as error:  # vLLM has no common base for what may go wrong here
             raise _why(error) from error
 
     def _arguments(self, folder: str) -> dict[str, Any]:
-        """Return vLLM's arguments: nothing that decides over vectors is left to what a repository's files say."""
-        card = self._card
-        longest = max(card.max_tokens(modality) for modality in card.modalities)
-        longest = min(longest, self._settings.max_tokens or longest)
-        arguments: dict[str, Any] = {
-            "model": folder,
-            "runner": "pooling",
-            "dtype": self.dtype,
-            "pooler_config": PoolerConfig(seq_pooling_type="MEAN", use_activation=True),
-            "max_model_len": longest,
-            # Nothing is computed in parts, so a step must hold the longest prompt.
-            "max_num_batched_tokens": max(longest, self._settings.batch_tokens or _BATCH_TOKENS[self._device]),
-            "gpu_memory_utilization": _MEMORY_SHARE,
-            "enable_prefix_caching": False,
-            "disable_log_stats": True,
-            "use_tqdm_on_load": False,
-        }
-        if card.tiling:
-            arguments |= {
-                "limit_mm_per_prompt": {"image": 1},
-                "mm_processor_cache_gb": 0,  # a page is embedded once: to keep it only costs memory
-                "mm_processor_kwargs": {
-                    "dynamic_image_size": True,
-                    "min_dynamic_patch": 1,
-                    "max_dynamic_patch": card.tiling.max_tokens // card.tiling.tokens_per_tile,
-                    "use_thumbnail": False,
-                },
-            }
-        return arguments | (self._settings.engine_options or {})
+        arguments = engine_arguments(folder, self._card, self._settings, self._device, whole_images=False)
+        pooler = PoolerConfig(**arguments["pooler_config"])
+        return arguments | {"pooler_config": pooler, "disable_log_stats": True} | (self._settings.engine_options or {})
 
     def _prepare(self, item: Item) -> Prepared:
         if item.image is None:
@@ -197,7 +155,7 @@ class VllmEngine:
                 vector: NDArray[np.float32] = output.outputs.data.float().cpu().numpy()
         except EngineDeadError:
             return EngineError(
-                "vLLM's engine process has died, its log says why; if memory was short, lower batch_tokens; close() the "
+                "vLLM's engine process has died, its log says why; if memory was short, lower batch_tokens; close the "
                 "embedder and use it again to start another"
             )
         except Exception as error:  # whatever befell this request
@@ -228,7 +186,7 @@ def _oldest(waiting: Mapping[int, Prepared]) -> list[int]:
 
 def _pick_device(wanted: str) -> str:
     kind: str = current_platform.device_type
-    if kind not in _BATCH_TOKENS:
+    if kind not in BATCH_TOKENS:
         raise EngineUnavailableError(
             "vLLM found no CUDA GPU to run on; take engine='transformers', or install vLLM's CPU build (its "
             "installation guide has a page for CPUs)"
@@ -249,35 +207,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
             raise ConfigurationError(
                 f"vLLM has no engine option {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
             )
-        if name in _FIXED:
-            setting = _FIXED[name]
-            raise ConfigurationError(
-                f"engine_options must not hold {name!r}: "
-                + (f"it is the setting {setting}" if setting else "the vectors, or what code runs, depend on it")
-            )
-
-
-@contextmanager
-def _own_main() -> Iterator[None]:
-    """Let processes that this thread starts import nothing of the user's script.
-
-    A process that is started afresh runs the main script again, for the functions that it may define; vLLM needs none
-    of them, and a script without `if __name__ == "__main__"` would start a second engine there, without end.
-    """
-    mine, original = threading.get_ident(), multiprocessing.spawn.get_preparation_data
-
-    def preparation(name: str) -> dict[str, Any]:
-        data: dict[str, Any] = original(name)
-        if threading.get_ident() == mine:
-            for key in ("init_main_from_name", "init_main_from_path"):
-                data.pop(key, None)
-        return data
-
-    multiprocessing.spawn.get_preparation_data = preparation  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        multiprocessing.spawn.get_preparation_data = original
+    refuse_fixed(options, "engine_options")
 
 
 def _why(error: Exception) -> EngineError:
@@ -289,11 +219,11 @@ def _why(error: Exception) -> EngineError:
             "engine_options={'gpu_memory_utilization': ...} to a share that is free"
         )
     if "are not supported" in said and "architectures" in said:
-        return EngineError(f"this vLLM does not know the model ({said}); nemovlm needs vllm>=0.17")
+        return EngineError(f"this vLLM does not know the model ({said}); nemovlm needs vllm>=0.32")
     if "Engine core" in said:  # it failed in another process, which has told the reason to standard error alone
         return EngineError(
             "vLLM's engine process could not start, its log above says why; if memory was short, lower batch_tokens, "
-            "or engine_options={'gpu_memory_utilization': ...} to a share of the GPU that is free"
+            "or engine_options={'gpu_memory_utilization': ...} to a share of it that is free"
         )
     return EngineError(f"vLLM could not start: {said}")
 

@@ -48,6 +48,12 @@ class Checkpoint:
             return f"{name}@{self.card.revision[:12]}"
         return f"checkpoint@{_digest(self.folder)}" if self.folder else f"{name}@served"
 
+    def coarser(self, max_tiles: int | None) -> "Checkpoint":
+        """Return it with images cut into at most so many tiles, where it cuts images and a number is given."""
+        if not (max_tiles and self.card.tiling):
+            return self
+        return replace(self, card=replace(self.card, tiling=replace(self.card.tiling, max_tiles=max_tiles)))
+
     def fetch(self) -> Path:
         """Return the folder, downloading it from the hub at the card's revision if need be.
 

@@ -103,21 +103,24 @@ class LlamaNemotronVLModel(LlamaBidirectionalModel):
 def load_model(folder: Path, *, device: str, dtype: torch.dtype) -> LlamaBidirectionalModel:
     """Build the module that the checkpoint in `folder` describes, with its weights, ready to run.
 
-    Raises `CheckpointError` naming every weight that is missing, left over or of another shape.
+    Raises `CheckpointError` like `check_weights`.
     """
-    config = read_json(folder, "config.json")
-    kind = LlamaNemotronVLModel if architecture_of(config) == "LlamaNemotronVLModel" else LlamaBidirectionalModel
-    try:
-        with torch.device("meta"):  # no memory and no random numbers for weights that are replaced below
-            model = kind(config)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / 'config.json'} is unusable: {error}") from error
-    expected = {name: weight.shape for name, weight in model.state_dict().items()}
-    prefix = "" if kind is LlamaNemotronVLModel else "language_model."
-    weights = _read_weights(folder, prefix, expected, dtype)
+    model, names = _matched(folder)
+    weights: dict[str, Tensor] = {}
+    for path, targets in names.items():
+        with _open(path) as file:
+            weights |= {target: file.get_tensor(name).to(dtype) for name, target in targets.items()}
     model.load_state_dict(weights, assign=True)
     _restore_buffers(model)
     return model.to(device).eval()
+
+
+def check_weights(folder: Path) -> None:
+    """Raise `CheckpointError`, naming every weight that is missing, left over or of another shape, if any is.
+
+    For others who load it: vLLM 0.32 takes a missing weight for one of random numbers.
+    """
+    _matched(folder)
 
 
 def _bidirectional_llama(config: Mapping[str, Any]) -> LlamaModel:
@@ -126,23 +129,33 @@ def _bidirectional_llama(config: Mapping[str, Any]) -> LlamaModel:
     return LlamaModel(LlamaConfig(**deepcopy({**config, "is_causal": False, "use_cache": False})))
 
 
-def _read_weights(
-    folder: Path, prefix: str, expected: Mapping[str, torch.Size], dtype: torch.dtype
-) -> dict[str, Tensor]:
-    weights: dict[str, Tensor] = {}
+def _matched(folder: Path) -> tuple[LlamaBidirectionalModel, dict[Path, dict[str, str]]]:
+    """Return the module without weights, and for each file {name in the file: name in the module}."""
+    config = read_json(folder, "config.json")
+    kind = LlamaNemotronVLModel if architecture_of(config) == "LlamaNemotronVLModel" else LlamaBidirectionalModel
+    try:
+        with torch.device("meta"):  # no memory and no random numbers for weights that are replaced later
+            model = kind(config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / 'config.json'} is unusable: {error}") from error
+    expected = {name: list(weight.shape) for name, weight in model.state_dict().items()}
+    prefix = "" if kind is LlamaNemotronVLModel else "language_model."
+    found: dict[Path, dict[str, str]] = {}
     unknown: list[str] = []
     misshapen: dict[str, str] = {}
     for path in weight_files(folder):
+        found[path] = {}
         with _open(path) as file:
             for name, canonical in canonical_names(file.keys()).items():
                 target = prefix + canonical
                 if target not in expected:
                     unknown.append(name)
-                elif tuple(shape := file.get_slice(name).get_shape()) != tuple(expected[target]):
-                    misshapen[target] = f"{name} is {list(shape)} instead of {list(expected[target])}"
+                elif (shape := list(file.get_slice(name).get_shape())) != expected[target]:
+                    misshapen[target] = f"{name} is {shape} instead of {expected[target]}"
                 else:
-                    weights[target] = file.get_tensor(name).to(dtype)
-    missing = [name.removeprefix(prefix) for name in expected if name not in weights and name not in misshapen]
+                    found[path][name] = target
+    there = {target for targets in found.values() for target in targets.values()}
+    missing = [name.removeprefix(prefix) for name in expected if name not in there and name not in misshapen]
     complaints = {
         "weights of another shape than config.json says": list(misshapen.values()),
         "weights are missing": missing,
@@ -152,7 +165,7 @@ def _read_weights(
         raise CheckpointError(
             f"{folder} does not fit: " + "; ".join(f"{what}: {_some(of)}" for what, of in complaints.items() if of)
         )
-    return weights
+    return model, found
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The configurations of our models as classes that transformers knows, so that vLLM runs no code of a model's repository.
+"""Configurations of our models as classes that transformers knows, so that vLLM runs no code of a repository.
 
 vLLM has the models themselves, but asks transformers for their configuration, and that would run a file from the
 repository. Each of vLLM's processes, its server too, calls `register` first: it is this package's entry point in the

@@ -30,6 +30,11 @@ class Address:
         """Whether it is one of NVIDIA's own, which want a key."""
         return urlsplit(self.base).hostname in _HOSTED
 
+    @property
+    def tokenize(self) -> str:
+        """Where a vLLM server counts tokens: beside `/v1`, not below it."""
+        return f"{self.base.removesuffix('/v1')}/tokenize"
+
     def status(self, request_id: str) -> str:
         """Return where to ask for a reply that was put off with 202.
 

@@ -37,6 +37,11 @@ class Entry:
     truncate: Truncate
 
     @property
+    def group(self) -> tuple[Role, Truncate]:
+        """What a request has once."""
+        return self.input_type, self.truncate
+
+    @property
     def size(self) -> int:
         """How many bytes it adds to a request."""
         return len(self.encoded) + len(_COMMA)

@@ -33,11 +33,19 @@ _SECRET = re.compile(
 )
 # A style or script ends at the next one at the latest: else text full of openers would take quadratic time.
 _TAG = re.compile(r"<(style|script)\b(?:(?!<\1\b).)*?</\1>|<[^<>]*>", re.DOTALL | re.IGNORECASE)
-# "Input length 576 exceeds maximum allowed token size 512", "maximum context length is 512 tokens ... 576 tokens"
+# "Input length 576 exceeds maximum allowed token size 512", "maximum context length is 512 tokens ... 576 tokens"; vLLM
+# has another sentence for images: "The decoder prompt (length 576) is longer than the maximum model length of 512".
 _TOO_LONG = re.compile(
     r"exceed\w* (?:the )?max\w* (?:allowed )?(?:token|input|context|sequence)|maximum context length"
+    r"|longer than the maximum model length"
 )
-_LENGTHS = re.compile(r"length (\d+) exceeds maximum allowed token size (\d+)")
+_LENGTHS = (
+    re.compile(r"length (?P<tokens>\d+) exceeds maximum allowed token size (?P<limit>\d+)"),
+    re.compile(
+        r"maximum context length is (?P<limit>\d+) tokens\. However, your prompt contains at least (?P<tokens>\d+)"
+    ),
+    re.compile(r"prompt \(length (?P<tokens>\d+)\) is longer than the maximum model length of (?P<limit>\d+)"),
+)
 _IMAGE = re.compile(r"image|pixel|decode|base64|data url", re.IGNORECASE)
 _FIELDS = "encoding_format|embedding_type|modality|dimensions|input_type"
 _REFUSED_FIELD = re.compile(
@@ -93,8 +101,9 @@ class Problem:
         else:
             kind, advice = ServerError if self.passing or self.status > 500 else RequestRefusedError, ""
         message = f"{self.server} answered {self.status}{f': {said}' if said else ''}{advice}{self.hint}"
-        if kind is InputTooLongError and (match := _LENGTHS.search(said)):
-            return InputTooLongError(message, tokens=int(match[1]), limit=int(match[2]))
+        lengths = next(filter(None, (pattern.search(said) for pattern in _LENGTHS)), None)
+        if kind is InputTooLongError and lengths:
+            return InputTooLongError(message, tokens=int(lengths["tokens"]), limit=int(lengths["limit"]))
         return kind(message)
 
     @staticmethod

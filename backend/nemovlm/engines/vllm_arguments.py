@@ -1,0 +1,88 @@
+"""What vLLM is told of a model, be it in this process or a server of its own.
+
+Nothing that decides over vectors is left to what a repository's files say, nor to the user. Imports no vLLM.
+"""
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from nemovlm.errors import ConfigurationError
+from nemovlm.models.catalogue import ModelCard
+from nemovlm.settings import Settings
+
+BATCH_TOKENS = {"cuda": 16384, "cpu": 4096}
+"""Tokens of one step of the engine by device, as vLLM itself has them for large GPUs: 9 pages."""
+# Without a KV cache no more is taken than weights and activations need. All that this does is that vLLM wants so much
+# to be free when it starts, and others may be at work there too (its default is 0.9, NeMo-Retriever's 0.45).
+_MEMORY_SHARE = 0.3
+# What has a setting of its own, or may not be changed because vectors would be others, or code from a hub would run.
+_FIXED = {
+    "model": "model",
+    "tokenizer": "model",
+    "revision": "revision",
+    "dtype": "dtype",
+    "max_model_len": "max_tokens",
+    "max_num_batched_tokens": "batch_tokens",
+    "runner": None,
+    "convert": None,
+    "pooler_config": None,
+    "hf_overrides": None,
+    "trust_remote_code": None,
+    "limit_mm_per_prompt": None,
+    "mm_processor_kwargs": None,
+}
+
+
+def engine_arguments(
+    folder: str, card: ModelCard, settings: Settings, device: str, *, whole_images: bool
+) -> dict[str, Any]:
+    """Return arguments of vLLM's engine, `engine_options` not among them.
+
+    Without `whole_images` an image comes as a strip of the tiles that it was cut into before.
+    """
+    longest = max(card.max_tokens(modality) for modality in card.modalities)
+    longest = min(longest, settings.max_tokens or longest)
+    arguments: dict[str, Any] = {
+        "model": folder,
+        "runner": "pooling",
+        "dtype": dtype_on(device, settings),
+        "pooler_config": {"seq_pooling_type": "MEAN", "use_activation": True},
+        "max_model_len": longest,
+        # Nothing is computed in parts, so a step must hold the longest prompt.
+        "max_num_batched_tokens": max(longest, settings.batch_tokens or BATCH_TOKENS[device]),
+        "gpu_memory_utilization": _MEMORY_SHARE,
+        "enable_prefix_caching": False,
+        "use_tqdm_on_load": False,
+    }
+    if (tiling := card.tiling) is not None:
+        strip = tiling.max_tokens // tiling.tokens_per_tile
+        arguments |= {
+            "limit_mm_per_prompt": {"image": 1},
+            "mm_processor_cache_gb": 0,  # a page is embedded once: to keep it only costs memory
+            "mm_processor_kwargs": {
+                "dynamic_image_size": True,
+                "min_dynamic_patch": tiling.min_tiles if whole_images else 1,
+                "max_dynamic_patch": tiling.max_tiles if whole_images else strip,
+                "use_thumbnail": tiling.thumbnail and whole_images,
+            },
+        }
+    return arguments
+
+
+def dtype_on(device: str, settings: Settings) -> str:
+    """Return what the model computes in."""
+    if settings.dtype != "auto":
+        return settings.dtype
+    return "bfloat16" if device == "cuda" else "float32"
+
+
+def refuse_fixed(names: Iterable[str], where: str, more: Mapping[str, str | None] = MappingProxyType({})) -> None:
+    """Raise `ConfigurationError` if one of `names` is not the user's to give `where`; `more` are not either."""
+    fixed = {name: f"setting {setting}" if setting else None for name, setting in _FIXED.items()} | dict(more)
+    for name in names:
+        if name in fixed:
+            raise ConfigurationError(
+                f"{where} must not hold {name!r}: "
+                + (f"it is the {fixed[name]}" if fixed[name] else "the vectors, or what code runs, depend on it")
+            )

@@ -25,6 +25,7 @@ from nemovlm.errors import (
     EngineUnavailableError,
     ImageError,
     InputError,
+    MissingExtraError,
     NemoVLMError,
     ServerError,
     UnknownModelError,
@@ -317,7 +318,7 @@ def test_a_device_that_is_not_there(vl_folder: Path) -> None:
     [
         ({"engine": "nim"}, AuthenticationError, "integrate.api.nvidia.com wants a key: set NVIDIA_API_KEY"),
         ({"base_url": "http://127.0.0.1:9/v1"}, ServerError, "127.0.0.1:9 could not be reached"),
-        ({"engine": "vllm"}, EngineUnavailableError, "'vllm'"),
+        ({"engine": "vllm"}, MissingExtraError, r"vllm.*pip install 'nemovlm\[vllm\]'"),
     ],
     ids=str,
 )

@@ -396,7 +396,7 @@ def test_what_was_accepted_is_finished(stop: signal.Signals, tmp_path: Path) -> 
         (["--model", "{empty}"], "has no config.json: it is no checkpoint folder"),
         (["--model", "{broken}"], "model.safetensors"),
         (["--model", "nemovlm/pocket", "--host", "192.0.2.1"], "cannot listen on 192.0.2.1:"),
-        (["--model", "nemovlm/pocket", "--engine", "vllm"], "engine 'vllm' (it was asked for) is not in this release"),
+        (["--model", "nemovlm/pocket", "--engine", "vllm"], "pip install 'nemovlm[vllm]'"),
     ],
 )
 def test_a_server_that_cannot_work_ends(arguments: list[str], message: str, vl_folder: Path, tmp_path: Path) -> None:

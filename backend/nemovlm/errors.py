@@ -73,7 +73,7 @@ class MissingExtraError(ConfigurationError, ImportError):
 
 
 class EngineUnavailableError(ConfigurationError):
-    """The engine that was chosen cannot run on this machine, or not in this release."""
+    """The engine that was chosen cannot run on this machine."""
 
 
 class CheckpointError(NemoVLMError):

@@ -86,10 +86,12 @@ def serve(checkpoint: Checkpoint, settings: Settings, launch: Launch, announce: 
     if not find_spec("vllm"):
         raise MissingExtraError("vLLM's server", "vllm")
     from nemovlm.engines.transformers import cuda_available
+    from nemovlm.models.nemotron_vl import check_weights
 
     port = _free_port(launch.host, launch.port)
     folder = checkpoint.fetch()
     check_folder(folder, checkpoint.card)
+    check_weights(folder)
     launch = replace(launch, port=port)
     command = command_line(checkpoint, folder, settings, launch, "cuda" if cuda_available() else "cpu")
     asked: list[int] = []

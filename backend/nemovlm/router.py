@@ -9,12 +9,12 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from nemovlm.engines.base import Engine
-from nemovlm.errors import EngineUnavailableError, MissingExtraError
+from nemovlm.errors import MissingExtraError
 from nemovlm.models.catalogue import DEFAULT_MODEL, POCKET
 from nemovlm.models.checkpoint import Checkpoint
 from nemovlm.settings import EngineName, Settings
 
-# Where each engine lives. One that is not listed is not in this release.
+# Where each engine lives.
 _ENGINES: dict[EngineName, tuple[str, str]] = {
     "vllm": ("nemovlm.engines.vllm", "VllmEngine"),
     "transformers": ("nemovlm.engines.transformers", "TransformersEngine"),
@@ -32,13 +32,16 @@ class Route:
 
 
 def choose_engine(settings: Settings) -> Route:
-    """Return the engine for `settings`. Raises `EngineUnavailableError` or `MissingExtraError`."""
-    route = _wish(settings)
-    if route.engine not in _ENGINES:
-        raise EngineUnavailableError(
-            f"engine {route.engine!r} ({route.reason}) is not in this release, which has: {', '.join(_ENGINES)}"
-        )
-    return route
+    """Return the engine for `settings`. Raises `MissingExtraError` if none can be had."""
+    if settings.engine != "auto":
+        return Route(settings.engine, "it was asked for")
+    if settings.base_url:
+        return Route("nim", "a base_url is set")
+    if find_spec("vllm") and _has_cuda():
+        return Route("vllm", "vLLM is installed and there is a CUDA GPU")
+    if find_spec("torch") and find_spec("transformers"):
+        return Route("transformers", "torch and transformers are installed, and no base_url is set")
+    raise MissingExtraError("a local engine", "local")
 
 
 def build_engine(route: Route, checkpoint: Checkpoint, settings: Settings) -> Engine:
@@ -57,18 +60,6 @@ def default_model(settings: Settings) -> tuple[str | None, str]:
     if _has_cuda():
         return DEFAULT_MODEL, "there is a CUDA GPU"
     return POCKET, "no model was chosen, and there is no GPU and no base_url"
-
-
-def _wish(settings: Settings) -> Route:
-    if settings.engine != "auto":
-        return Route(settings.engine, "it was asked for")
-    if settings.base_url:
-        return Route("nim", "a base_url is set")
-    if find_spec("vllm") and _has_cuda():
-        return Route("vllm", "vLLM is installed and there is a CUDA GPU")
-    if find_spec("torch") and find_spec("transformers"):
-        return Route("transformers", "torch and transformers are installed, and no base_url is set")
-    raise MissingExtraError("a local engine", "local")
 
 
 def _has_cuda() -> bool:

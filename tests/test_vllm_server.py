@@ -653,12 +653,13 @@ def _descendants() -> list[psutil.Process]:
 def test_nothing_outlives_the_server(vl_folder: Path, stand_in: Callable[..., None], number: signal.Signals) -> None:
     """It is announced when it answers; told to stop, it ends with all that it started, and our handlers are back."""
     stand_in()
-    started: list[psutil.Process] = []
+    others = set(_descendants())
+    started: set[psutil.Process] = set()
     said: list[tuple[str, bool]] = []
 
     def announce(address: str, prefixes: bool) -> None:
         said.append((address, prefixes))
-        started.extend(_descendants())
+        started.update(set(_descendants()) - others)
         threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
 
     before = signal.getsignal(number)
@@ -673,7 +674,7 @@ def test_nothing_outlives_the_server(vl_folder: Path, stand_in: Callable[..., No
     assert said[0][0].startswith("http://127.0.0.1:")
     assert said[0][1] is False  # the checkpoint has no prefixes for /v2/embed
     assert len(started) >= 2
-    _, alive = psutil.wait_procs(started, timeout=10)
+    _, alive = psutil.wait_procs(list(started), timeout=10)
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 

@@ -7,7 +7,6 @@ group of its own, so that nothing it started outlives it.
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from nemovlm.engines.vllm_arguments import engine_arguments, refuse_fixed
-from nemovlm.errors import CheckpointError, ConfigurationError, EngineError, MissingExtraError
+from nemovlm.errors import CheckpointError, EngineError, MissingExtraError
+from nemovlm.listening import bound, url
 from nemovlm.models.checkpoint import Checkpoint, check_folder, read_json
 from nemovlm.settings import Settings
 
@@ -88,7 +88,8 @@ def serve(checkpoint: Checkpoint, settings: Settings, launch: Launch, announce: 
     from nemovlm.engines.transformers import cuda_available
     from nemovlm.models.nemotron_vl import check_weights
 
-    port = _free_port(launch.host, launch.port)
+    with bound(launch.host, launch.port) as listener:  # vLLM itself would find out half a minute later
+        port, address = listener.getsockname()[1], url(launch.host, listener)
     folder = checkpoint.fetch()
     check_folder(folder, checkpoint.card)
     check_weights(folder)
@@ -102,8 +103,7 @@ def serve(checkpoint: Checkpoint, settings: Settings, launch: Launch, announce: 
         ready = False
         while server.poll() is None and not asked:
             if not ready and (ready := _healthy(launch.host, port)):
-                host = f"[{launch.host}]" if ":" in launch.host else launch.host
-                announce(f"http://{host}:{port}", _has_prefixes(folder))
+                announce(address, _has_prefixes(folder))
             time.sleep(_POLL_SECONDS)
     finally:
         _end(server, launch.grace)
@@ -148,18 +148,6 @@ def _environment(api_key: str | None) -> dict[str, str]:
     """Return what the server finds: a key must not stand in a command line, where others on the machine can read it."""
     ours = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_STREAM": "ext://sys.stderr"} | os.environ
     return ours | {"VLLM_API_KEY": api_key} if api_key else ours
-
-
-def _free_port(host: str, port: int) -> int:
-    """Return `port`, or a free one for 0. vLLM itself finds out half a minute later that it is taken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        try:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-        except OSError as error:
-            raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
-        return int(probe.getsockname()[1])
 
 
 def _healthy(host: str, port: int) -> bool:

@@ -1,12 +1,12 @@
 """Runs the application on a socket until it is told to stop."""
 
-import socket
 from collections.abc import Callable
 
 import uvicorn
 
 from nemovlm.embedder import Embedder
-from nemovlm.errors import ConfigurationError, NemoVLMError
+from nemovlm.errors import NemoVLMError
+from nemovlm.listening import bound, url
 from nemovlm.server.app import ServerOptions, make_app
 
 
@@ -32,16 +32,9 @@ def serve(
 
     app = make_app(embedder, options, failed)
     server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=grace, server_header=False, log_level="info"))
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # TCP by name: asyncio turns Nagle's algorithm off only where it reads that, and each reply would take 40 ms more.
-    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((host, port))
-        except OSError as error:
-            raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+    with bound(host, port) as listener:
         listener.listen()
-        announce(f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
+        announce(url(host, listener))
         server.run([listener])
     if failure:
         raise failure[0]

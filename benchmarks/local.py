@@ -9,6 +9,7 @@ reportlab.
 """
 
 import argparse
+import sys
 from functools import partial
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -64,6 +65,7 @@ def main() -> None:
                 for size in SIZES:
                     works = workloads(pdf, plain.tiling, max(given.texts, size), max(given.pages, size))
                     rows.append(measure(kind, size, works[kind], plain, vllm, given))
+                    print(*rows[-1], sep="  ", file=sys.stderr)
             device = vllm.describe().device
     show(
         f"Local engines, {given.texts} short texts and {given.pages} pages (or a call's worth), {given.rounds} rounds",

@@ -72,7 +72,7 @@ def main() -> None:
             sample_pdf(Path(scratch) / "samples.pdf", given.pages), plain.tiling, given.texts, given.pages
         )
         one, other = (stack.enter_context(server(folder, str(core))) for core in CORES)
-        both = stack.enter_context(server(folder, "|".join(map(str, CORES)), "--data-parallel-size", "2"))
+        both = stack.enter_context(server(folder, "|".join(map(str, CORES)), "--", "--data-parallel-size", "2"))
         addresses = {"one server": [one], "two servers": [one, other], "--data-parallel-size 2": [both]}
         embedders = {
             name: stack.enter_context(Embedder("random-vl", engine="vllm-server", base_url=urls))

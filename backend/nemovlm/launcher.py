@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from nemovlm.engines.vllm_arguments import engine_arguments, refuse_fixed
+from nemovlm.engines.vllm_arguments import ENVIRONMENT, engine_arguments, refuse_fixed
 from nemovlm.errors import CheckpointError, EngineError, MissingExtraError
 from nemovlm.listening import bound, url
 from nemovlm.models.checkpoint import Checkpoint, check_folder, read_json
@@ -146,7 +146,7 @@ def _flags(arguments: Mapping[str, Any]) -> list[str]:
 
 def _environment(api_key: str | None) -> dict[str, str]:
     """Return what the server finds: a key must not stand in a command line, where others on the machine can read it."""
-    ours = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_STREAM": "ext://sys.stderr"} | os.environ
+    ours = ENVIRONMENT | os.environ
     return ours | {"VLLM_API_KEY": api_key} if api_key else ours
 
 

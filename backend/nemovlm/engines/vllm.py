@@ -21,17 +21,16 @@ from PIL import Image
 from nemovlm.engines.base import Answer, Item, Outcome, eyes_of
 from nemovlm.engines.follower import GRACE_SECONDS, followed
 from nemovlm.engines.pipeline import Pipeline
-from nemovlm.engines.vllm_arguments import BATCH_TOKENS, dtype_on, engine_arguments, refuse_fixed
+from nemovlm.engines.vllm_arguments import BATCH_TOKENS, ENVIRONMENT, dtype_on, engine_arguments, refuse_fixed
 from nemovlm.errors import ConfigurationError, EngineError, EngineUnavailableError, MissingExtraError
 from nemovlm.images import load_image
 from nemovlm.models.checkpoint import Checkpoint, check_folder
 from nemovlm.settings import Settings
 
-# What vLLM reads when it is imported. It sends usage statistics to its makers, and logs to standard output, where
-# results go; its processes are started afresh, because this one has threads, and a fork would copy their locks.
+# What vLLM reads when it is imported. Its processes are started afresh, because this one has threads, and a fork would
+# copy their locks.
 for _name, _value in {
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    **ENVIRONMENT,
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }.items():

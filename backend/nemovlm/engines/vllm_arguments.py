@@ -13,6 +13,9 @@ from nemovlm.settings import Settings
 
 BATCH_TOKENS = {"cuda": 16384, "cpu": 4096}
 """Tokens of one step of the engine by device, as vLLM itself has them for large GPUs: 9 pages."""
+ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_STREAM": "ext://sys.stderr"}
+"""What vLLM finds in the environment unless the user has set it: it would send usage statistics to its makers, and log
+to standard output, where results go."""
 # Without a KV cache no more is taken than weights and activations need. All that this does is that vLLM wants so much
 # to be free when it starts, and others may be at work there too (its default is 0.9, NeMo-Retriever's 0.45).
 _MEMORY_SHARE = 0.3

@@ -106,6 +106,14 @@ def request_body(
     )
 
 
+def read_json(content: bytes) -> Any:
+    """Return what the JSON of a reply holds. Raises `GarbledReplyError`."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):  # the latter for what is nested thousands deep
+        raise GarbledReplyError(f"the server's reply is no JSON ({len(content)} bytes)") from None
+
+
 def read_reply(
     content: bytes, count: int, embedding_type: EmbeddingType = "float"
 ) -> tuple[list[NDArray[np.float32]], int]:
@@ -114,10 +122,7 @@ def read_reply(
     Raises `ProtocolError` unless there is exactly one vector for each of `count` items, and `GarbledReplyError` if
     it cannot be read at all.
     """
-    try:
-        reply = json.loads(content)
-    except (ValueError, RecursionError):  # the latter for what is nested thousands deep
-        raise GarbledReplyError(f"the server's reply is no JSON ({len(content)} bytes)") from None
+    reply = read_json(content)
     data = reply.get("data") if isinstance(reply, dict) else None
     if not isinstance(data, list) or not all(isinstance(row, dict) for row in data):
         raise ProtocolError("the server's reply has no list of embeddings")

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from nemovlm.errors import ProtocolError
 from nemovlm.images import Encoded
 from nemovlm.inputs import Modality, Role
-from nemovlm.wire.nim import GarbledReplyError
+from nemovlm.wire.nim import read_json
 
 Kind: TypeAlias = Literal["text", "tokens", "conversation"]
 """What one request can have only one of."""
@@ -110,11 +110,7 @@ def count_conversation(entry: Entry, model: str) -> bytes:
 
 def read_tokens(content: bytes) -> Tokens:
     """Return what a server says of a prompt. Raises `ProtocolError`."""
-    try:
-        reply = json.loads(content)
-    except (ValueError, RecursionError):
-        raise GarbledReplyError(f"the server's reply is no JSON ({len(content)} bytes)") from None
-    match reply:
+    match read_json(content):
         case {"tokens": [*ids], "token_strs": [*pieces], "max_model_len": int(limit)} if (
             len(ids) == len(pieces)
             and all(type(token) is int for token in ids)

@@ -7,7 +7,16 @@ except ImportError as missing:
 
     raise MissingExtraError("langchain_nemovlm", "langchain") from missing
 
-from langchain_nemovlm.document_loaders import NemoVLMPDFLoader, NemoVLMPDFParser, page_to_content_block
+from langchain_nemovlm.document_loaders import NemoVLMPDFLoader, NemoVLMPDFParser
 from langchain_nemovlm.embeddings import NemoVLMEmbeddings
+from langchain_nemovlm.pages import page_to_content_block, pages_to_message
+from langchain_nemovlm.retrievers import NemoVLMPageRetriever
 
-__all__ = ["NemoVLMEmbeddings", "NemoVLMPDFLoader", "NemoVLMPDFParser", "page_to_content_block"]
+__all__ = [
+    "NemoVLMEmbeddings",
+    "NemoVLMPDFLoader",
+    "NemoVLMPDFParser",
+    "NemoVLMPageRetriever",
+    "page_to_content_block",
+    "pages_to_message",
+]

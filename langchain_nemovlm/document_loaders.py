@@ -1,88 +1,117 @@
 """PDFs as LangChain documents, one a page: text, and the page's picture for whoever can look at it."""
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
+from uuid import NAMESPACE_URL, uuid5
 
 from langchain_core.document_loaders import BaseBlobParser, BaseLoader, Blob
 from langchain_core.documents import Document
-from langchain_core.messages.content import ImageContentBlock, create_image_block
 
+from langchain_nemovlm.pages import markdown
+from nemovlm.errors import ConfigurationError, PdfError
 from nemovlm.images import encode_png
-from nemovlm.inputs import OnError
-from nemovlm.pdf import Page, iter_pages
+from nemovlm.inputs import OnError, leave_out
+from nemovlm.pdf import Page, iter_pages, pdfs_below
 
 
 class NemoVLMPDFParser(BaseBlobParser):
-    """Parses a PDF blob into one document a page, lazily.
+    """Parses a PDF blob into one document a page, lazily: a page is rendered when it is asked for.
 
-    `page_content` is the page's text layer or, with `content="image"`, its picture as bare base64 of a PNG, which
-    is how LangChain's multimodal recipes hold images. Metadata are flat scalars: `source`, `page` (0-based),
-    `page_label`, `total_pages`, `width` and `height` (points), `page_sha256`, and `image_path` where `image_dir`
-    is given.
+    Documents have an id that is the same whenever the page is loaded. Metadata are flat scalars: those of the blob;
+    `source`, `file_path` (of a file), `page` (0-based), `page_label`, `total_pages`; `title`, `author`, `subject`,
+    `keywords`, `creator`, `producer`, `creationdate`, `moddate` (ISO 8601), empty where the PDF does not say; `width`
+    and `height` (points), `dpi`, `image_sha256` (of the pixels), `doc_id` (the id again, for `MultiVectorRetriever`);
+    and where there is a picture, `mime_type` and, on disk, `image_path`.
 
     Args:
-        content: What goes into `page_content`.
-        image_dir: Write every page there as a PNG.
+        content: What goes into `page_content`: the `text` layer; the picture as bare `base64` of a PNG, as LangChain's
+            multimodal recipes hold images; the text and after it the name of the picture, as `markdown`, by which
+            `NemoVLMEmbeddings(image_dir=...)` embeds the page; or nothing (`empty`).
+        image_dir: Write every page there as a PNG, named by its digest. `markdown` needs it.
+        pages: 0-based indexes. Default: all.
         password: For encrypted PDFs.
         dpi: Resolution of the picture. Default: what fills the tiles of the Nemotron VL models.
         workers: Processes to render in.
-        on_error: What to do with a page that fails, as in `nemovlm.iter_pages`.
+        on_error: What to do with a file or page that cannot be read: `"raise"`, `"skip"` it with a warning in the
+            log, or call a function with the error.
+
+    Raises:
+        ConfigurationError: `markdown` without an `image_dir`, or no such content.
     """
 
     def __init__(
         self,
         *,
-        content: Literal["text", "image"] = "text",
+        content: Literal["text", "base64", "markdown", "empty"] = "text",
         image_dir: str | Path | None = None,
+        pages: Iterable[int] | None = None,
         password: str | None = None,
         dpi: float | None = None,
         workers: int = 1,
         on_error: OnError = "raise",
     ) -> None:
+        if content not in {"text", "base64", "markdown", "empty"}:
+            raise ConfigurationError(f"content={content!r} is none of 'text', 'base64', 'markdown' and 'empty'")
+        if content == "markdown" and image_dir is None:
+            raise ConfigurationError("content='markdown' names pictures on disk: pass image_dir, where they shall lie")
         self.content = content
         self.image_dir = Path(image_dir) if image_dir is not None else None
-        self.options: dict[str, Any] = {"password": password, "dpi": dpi, "workers": workers, "on_error": on_error}
+        self.on_error = on_error
+        self._options: dict[str, Any] = {
+            "pages": None if pages is None else list(pages),  # for every file anew
+            "password": password,
+            "dpi": dpi,
+            "workers": workers,
+            "on_error": on_error,
+        }
 
     def lazy_parse(self, blob: Blob) -> Iterator[Document]:
-        """Yield one document a page. Raises `nemovlm.errors.PdfError`."""
-        for page in iter_pages(Path(blob.path) if blob.path else blob.as_bytes(), **self.options):
-            yield self._document(page, str(blob.source or page.source))
+        """Yield one document a page. Raises `PdfError`, and `ImageError` if a picture cannot be written."""
+        try:
+            for page in iter_pages(Path(blob.path) if blob.path else blob.as_bytes(), **self._options):
+                yield self._document(page, blob)
+        except PdfError as error:
+            leave_out(error, self.on_error)
 
-    def _document(self, page: Page, source: str) -> Document:
-        metadata = {"source": source, **page.metadata}
-        png = encode_png(page.image) if self.image_dir or self.content == "image" else b""
+    def _document(self, page: Page, blob: Blob) -> Document:
+        source = str(blob.source or page.source)
+        # The same page has the same id whenever it is loaded; some stores take nothing but UUIDs.
+        identity = str(uuid5(NAMESPACE_URL, f"{source}#page={page.index + 1}"))
+        metadata = {**blob.metadata, "source": source, **page.metadata, "doc_id": identity}
+        if blob.path:
+            metadata["file_path"] = str(blob.path)
+        content = page.text if self.content == "text" else ""
         if self.image_dir:
-            self.image_dir.mkdir(parents=True, exist_ok=True)
-            path = self.image_dir / f"{page.sha256}.png"
-            path.write_bytes(png)
-            metadata["image_path"] = str(path)
-        content = base64.b64encode(png).decode("ascii") if self.content == "image" else page.text
-        return Document(id=f"{source}#page={page.index + 1}", page_content=content, metadata=metadata)
+            picture = page.save_image(self.image_dir)
+            metadata |= {"mime_type": "image/png", "image_path": str(picture)}
+            if self.content == "markdown":
+                content = markdown(page, picture)
+        if self.content == "base64":
+            metadata["mime_type"] = "image/png"
+            content = base64.b64encode(encode_png(page.image)).decode("ascii")
+        return Document(id=identity, page_content=content, metadata=metadata)
 
 
 class NemoVLMPDFLoader(BaseLoader):
-    """Loads one PDF, one document a page; the options are those of `NemoVLMPDFParser`."""
+    """Loads a PDF, or all PDFs in a folder and below, one document a page; the options are those of `NemoVLMPDFParser`.
+
+    Lazy in async code as well. Raises `ConfigurationError` like the parser.
+    """
 
     def __init__(self, file_path: str | Path, **options: Any) -> None:
         self.file_path = Path(file_path)
         self._parser = NemoVLMPDFParser(**options)
 
     def lazy_load(self) -> Iterator[Document]:
-        """Yield one document a page, rendering each when it is asked for."""
-        yield from self._parser.lazy_parse(Blob.from_path(self.file_path, mime_type="application/pdf"))
+        """Yield one document a page, rendering each when it is asked for. Raises `nemovlm.errors.PdfError`."""
+        for path in self._files():
+            yield from self._parser.lazy_parse(Blob.from_path(path, mime_type="application/pdf"))
 
-
-def page_to_content_block(document: Document, *, password: str | None = None) -> ImageContentBlock:
-    """Return the picture of a page as a content block for a chat message (base64 PNG).
-
-    It is taken from `image_path` if the document has one, and else rendered again from its `source` and `page`.
-    Raises `nemovlm.errors.PdfError`, or `KeyError` for a document that is no page of this loader.
-    """
-    if path := document.metadata.get("image_path"):
-        png = Path(path).read_bytes()
-    else:
-        source, index = document.metadata["source"], document.metadata["page"]
-        png = encode_png(next(iter_pages(source, pages=[index], password=password)).image)
-    return create_image_block(base64=base64.b64encode(png).decode("ascii"), mime_type="image/png")
+    def _files(self) -> list[Path]:
+        if not self.file_path.is_dir():
+            return [self.file_path]
+        if not (files := pdfs_below(self.file_path)):
+            raise PdfError("there is no PDF in this folder").at(str(self.file_path))
+        return files

@@ -5,31 +5,26 @@ from typing import Any
 from llama_index.core.base.embeddings.base import Embedding
 from llama_index.core.embeddings import MultiModalEmbedding
 from llama_index.core.schema import ImageType
-from pydantic import ConfigDict, Field, PrivateAttr
+from pydantic import ConfigDict, Field
 
-from nemovlm.embedder import Embedder
+from nemovlm.adapter import Adapter
 from nemovlm.images import image_source
 from nemovlm.inputs import Passage, Vector
-from nemovlm.settings import Knobs, peers_names
 
 
-class NemoVLMEmbedding(Knobs, MultiModalEmbedding):
+class NemoVLMEmbedding(Adapter, MultiModalEmbedding):
     """Text and images in one vector space, for LlamaIndex: `embed_model` and `image_embed_model` alike.
 
     The fields are the arguments of `nemovlm.Embedder`; what is None is read from `NEMOVLM_*`. Errors are those of
-    `Embedder`. Texts and images are embedded as passages, queries as queries. `nvidia_base_url`, `nvidia_api_key`,
-    `default_headers`, `verify_ssl` and `async_http_client` are taken as well, as NVIDIA's own clients call them.
+    `Embedder`. Texts and images are embedded as passages, queries as queries.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     embed_batch_size: int = Field(default=64, gt=0, le=2048)
 
-    _embedder: Embedder = PrivateAttr()
-
     def __init__(self, **fields: Any) -> None:
-        super().__init__(**peers_names(fields))
-        self._embedder = Embedder(**self.arguments())  # checks the settings; loads nothing
+        super().__init__(**fields)
         if self._embedder.settings.model:  # else only the server knows, and it is not asked yet
             self.model_name = self._embedder.model
 
@@ -37,21 +32,6 @@ class NemoVLMEmbedding(Knobs, MultiModalEmbedding):
     def class_name(cls) -> str:
         """The name under which LlamaIndex knows it."""
         return "NemoVLMEmbedding"
-
-    @property
-    def embedder(self) -> Embedder:
-        """The embedder behind it, for all that LlamaIndex has no word for."""
-        return self._embedder
-
-    @property
-    def available_models(self) -> list[str]:
-        """The ids of the models that could be asked for. Of a remote engine, the server is asked each time."""
-        return self._embedder.available_models()
-
-    @classmethod
-    def get_available_models(cls, **fields: Any) -> list[str]:
-        """Return the `available_models` of an object with these fields."""
-        return cls(**fields).available_models
 
     def _get_query_embedding(self, query: str) -> Embedding:
         return _list(self._embedder.embed_query(query))

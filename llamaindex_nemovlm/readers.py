@@ -20,8 +20,8 @@ from pydantic import Field
 from nemovlm.images import encode_png
 from nemovlm.pdf import Page, iter_pages
 
-# Of no use to a model that reads the metadata; `page_sha256` keeps pages apart in LlamaIndex's caches.
-_NOT_FOR_MODELS = ["page_sha256", "width", "height"]
+# Of no use to a model that reads the metadata; `image_sha256` keeps pages apart in LlamaIndex's caches.
+_NOT_FOR_MODELS = ["image_sha256", "width", "height", "dpi", "producer", "creator", "creationdate", "moddate"]
 
 
 class NemoVLMPDFReader(BasePydanticReader):
@@ -29,7 +29,7 @@ class NemoVLMPDFReader(BasePydanticReader):
 
     A page becomes an `ImageDocument` with picture and text, or with `images=False` a `Document` with its text.
     Metadata: `file_name`, `file_path`, `page` (0-based), `page_label`, `total_pages`, `width` and `height`
-    (points), `page_sha256`.
+    (points), `dpi`, `image_sha256` (of the pixels), and what the PDF says of itself.
     """
 
     is_remote: bool = False
@@ -96,7 +96,8 @@ class NemoVLMPDFReader(BasePydanticReader):
         return iter_pages(source, password=self.password, dpi=self.dpi, workers=self.workers)
 
     def _common(self, page: Page, file: str | Path, extra_info: dict[str, Any] | None) -> dict[str, Any]:
-        metadata = {"file_name": Path(file).name, "file_path": str(file), **page.metadata}
+        known = {name: value for name, value in page.metadata.items() if value != ""}
+        metadata = {"file_name": Path(file).name, "file_path": str(file), **known}
         return {
             "id_": f"{file}#page={page.index + 1}",
             "metadata": metadata | (extra_info or {}),
@@ -106,10 +107,6 @@ class NemoVLMPDFReader(BasePydanticReader):
 
     def _picture(self, page: Page) -> Path | bytes:
         """Return the file that holds the picture, or the picture itself in base64."""
-        png = encode_png(page.image)
         if self.image_dir is None:
-            return base64.b64encode(png)
-        self.image_dir.mkdir(parents=True, exist_ok=True)
-        path = self.image_dir / f"{page.sha256}.png"
-        path.write_bytes(png)
-        return path
+            return base64.b64encode(encode_png(page.image))
+        return page.save_image(self.image_dir)

@@ -21,7 +21,7 @@ from langchain_tests.unit_tests import EmbeddingsUnitTests
 
 from langchain_nemovlm import NemoVLMEmbeddings, NemoVLMPDFLoader, NemoVLMPDFParser, page_to_content_block
 from nemovlm import Embedder
-from nemovlm.errors import ConfigurationError, ImageError, PdfError
+from nemovlm.errors import ConfigurationError, ImageError, InputError, PdfError
 from nemovlm.images import encode_png
 
 
@@ -119,7 +119,7 @@ def test_documents_of_pages(samples: Path, tmp_path: Path) -> None:
     documents = NemoVLMPDFLoader(str(path), image_dir=tmp_path / "pictures").load()
     assert [d.metadata["page"] for d in documents] == list(range(8))
     assert [d.metadata["page_label"] for d in documents] == ["i", "ii", "iii", "1", "2", "3", "4", "5"]
-    assert len({d.id for d in documents}) == len({d.metadata["page_sha256"] for d in documents}) == 8
+    assert len({d.id for d in documents}) == len({d.metadata["image_sha256"] for d in documents}) == 8
     assert all(isinstance(value, str | int | float) for d in documents for value in d.metadata.values())
     assert "Revenue" in " ".join(d.page_content for d in documents)
     assert all(Path(d.metadata["image_path"]).is_file() for d in documents)
@@ -127,8 +127,8 @@ def test_documents_of_pages(samples: Path, tmp_path: Path) -> None:
 
 
 def test_pictures_as_base64(samples: Path) -> None:
-    """`content="image"` gives the bare base64 of a PNG, as multimodal recipes hold it."""
-    document = next(NemoVLMPDFLoader(samples / "staff-handbook.pdf", content="image").lazy_load())
+    """`content="base64"` gives the bare base64 of a PNG, as multimodal recipes hold it."""
+    document = next(NemoVLMPDFLoader(samples / "staff-handbook.pdf", content="base64").lazy_load())
     assert base64.b64decode(document.page_content, validate=True).startswith(b"\x89PNG")
 
 
@@ -149,7 +149,7 @@ def test_a_page_for_a_chat_model(samples: Path, tmp_path: Path) -> None:
         block = page_to_content_block(document)
         assert base64.b64decode(block["base64"]).startswith(b"\x89PNG")
         assert HumanMessage(content_blocks=[block]).content_blocks[0]["type"] == "image"
-    with pytest.raises(KeyError):
+    with pytest.raises(InputError, match="no page"):
         page_to_content_block(Document("no page"))
 
 

@@ -102,7 +102,7 @@ def test_text_pages_in_a_multimodal_index(samples: Path) -> None:
 def test_nodes_are_chained_pages_of_one_source(samples: Path) -> None:
     """Ids and digests are distinct, neighbours know one another, and all name the PDF as their source."""
     nodes = NemoVLMPDFReader(images=False).load_nodes(samples / "annual-report.pdf", {"file_name": "mine"})
-    assert len({node.node_id for node in nodes}) == len({node.metadata["page_sha256"] for node in nodes}) == 8
+    assert len({node.node_id for node in nodes}) == len({node.metadata["image_sha256"] for node in nodes}) == 8
     assert [node.metadata["page_label"] for node in nodes][:4] == ["i", "ii", "iii", "1"]
     assert {node.metadata["file_name"] for node in nodes} == {"mine"}
     assert {node.ref_doc_id for node in nodes} == {str(samples / "annual-report.pdf")}

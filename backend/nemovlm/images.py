@@ -5,6 +5,7 @@ only if the whole of it is a data URL.
 """
 
 import base64
+import re
 import warnings
 from collections.abc import Callable
 from io import BytesIO
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
+from uuid import uuid4
 
 import numpy as np
 from PIL import Image, ImageChops
@@ -67,6 +69,11 @@ def measure(data: bytes) -> tuple[int, int]:
     return _open(read_image(data)).size
 
 
+def image_type(data: bytes) -> str:
+    """Return the MIME type of an image file, such as `image/png`, without decoding it. Raises `ImageError`."""
+    return Image.MIME[_open(data).format or ""]
+
+
 def image_source(reference: "ImageSource | BinaryIO") -> ImageSource:
     """Return what an image argument of a framework stands for, where, unlike in this package, a `str` is a path.
 
@@ -100,6 +107,18 @@ def encode_png(image: Image.Image) -> bytes:
     buffer = BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def save_png(image: Image.Image, path: Path) -> None:
+    """Write `image` as a PNG, making folders: the file is whole as soon as it is there. Raises `ImageError`."""
+    part = path.with_name(f"{path.name}.{uuid4().hex}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(part, "PNG")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ImageError(f"the picture cannot be written to {path}: {error.strerror or error}") from error
 
 
 class Encoded(NamedTuple):
@@ -188,6 +207,14 @@ def read_image(source: bytes | Path | str | ImageUrl) -> bytes:
     if not data:
         raise ImageError(f"{source} is empty (0 bytes)" if isinstance(source, Path) else "the image is empty (0 bytes)")
     return data
+
+
+_DATA_URL = re.compile(r"data:image/[\w.+-]+(?:;[\w.+=-]+)*;base64,[A-Za-z0-9+/]+={0,2}")
+
+
+def is_data_url(text: str) -> bool:
+    """Return whether the whole of `text` is one data URL of an image in base64."""
+    return _DATA_URL.fullmatch(text) is not None
 
 
 def _decode_data_url(url: str) -> bytes:

@@ -18,7 +18,7 @@ from nemovlm.errors import ConfigurationError, InputError, NemoVLMError, PageInd
 from nemovlm.images import encode_jpeg
 from nemovlm.inputs import Embeddable, Modality, Passage
 from nemovlm.models.tiling import NEMOTRON_TILING, Tiling
-from nemovlm.pdf import Page, count_pages, iter_pages
+from nemovlm.pdf import Page, count_pages, iter_pages, pdfs_below
 from nemovlm.store import PageStore
 
 _THUMBNAIL_EDGE = 400  # pixels: enough to recognise a page, some 25 kB
@@ -213,8 +213,7 @@ def pdf_files(sources: str | Path | Iterable[str | Path]) -> list[Path]:
     for source in map(Path, sources):
         if source.is_dir():
             folders.append(str(source))
-            below = sorted(path for path in source.rglob("*") if path.suffix.lower() == ".pdf" and path.is_file())
-            found.update(dict.fromkeys(path.resolve() for path in below))
+            found.update(dict.fromkeys(path.resolve() for path in pdfs_below(source)))
         else:
             found[source.resolve()] = None
     if not found:

@@ -11,7 +11,7 @@ from nemovlm.models.tiling import NEMOTRON_TILING, Tiling
 from nemovlm.pdfium import Page, Renderer
 from nemovlm.processes import in_processes, in_turn
 
-__all__ = ["Page", "PdfSource", "count_pages", "iter_pages"]
+__all__ = ["Page", "PdfSource", "count_pages", "iter_pages", "pdfs_below"]
 
 PdfSource: TypeAlias = str | Path | bytes | BinaryIO
 """A path, the content of a PDF, or an open binary file (which is read to its end and stays open)."""
@@ -63,6 +63,11 @@ def count_pages(source: PdfSource, *, password: str | None = None) -> int:
     """Return how many pages a PDF has. Raises like `iter_pages`."""
     with Renderer(_path_or_bytes(source), password, NEMOTRON_TILING, None) as renderer:
         return renderer.total
+
+
+def pdfs_below(folder: Path) -> list[Path]:
+    """Return the PDFs in a folder and below, in order of their paths."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".pdf" and path.is_file())
 
 
 def _path_or_bytes(source: PdfSource) -> Path | bytes:

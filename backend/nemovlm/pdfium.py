@@ -8,10 +8,12 @@ import hashlib
 import logging
 import math
 import os
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +23,7 @@ import pypdfium2.raw as pdfium
 from PIL import Image
 
 from nemovlm.errors import PdfError, PdfFormatError, PdfPageError, PdfPasswordError, PdfSecurityError
-from nemovlm.images import MAX_PIXELS
+from nemovlm.images import MAX_PIXELS, save_png
 from nemovlm.inputs import Modality, Passage
 from nemovlm.models.tiling import Tiling
 
@@ -68,32 +70,57 @@ class Page:
     height: float
     dpi: float
     """Pixels per inch of `image`, along its width."""
+    info: Mapping[str, str] = field(default_factory=dict)
+    """What the document says of itself: `title`, `author`, `subject`, `keywords`, `creator`, `producer`, `creationdate`
+    and `moddate`, all of them, empty where it does not say. Dates are ISO 8601."""
+
+    @cached_property
+    def image_sha256(self) -> str:
+        """Digest of what is seen: size and pixels."""
+        digest = hashlib.sha256(f"{self.image.size}\0".encode())
+        digest.update(self.image.tobytes())
+        return digest.hexdigest()
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of what is seen and read: size, pixels and text. Pages with the same digest embed alike."""
-        digest = hashlib.sha256(f"{self.image.size}\0{self.text}\0".encode("utf-8", "surrogatepass"))
-        digest.update(self.image.tobytes())
-        return digest.hexdigest()
+        """Digest of what is seen and read: picture and text. Pages with the same digest embed alike."""
+        return hashlib.sha256(f"{self.image_sha256}\0{self.text}".encode("utf-8", "surrogatepass")).hexdigest()
 
     @property
     def metadata(self) -> dict[str, str | int | float]:
         """The facts of the page as flat scalars, under the names that LangChain and LlamaIndex loaders use."""
         return {
+            **self.info,
             "page": self.index,
             "page_label": self.label,
             "total_pages": self.total,
             "width": self.width,
             "height": self.height,
-            "page_sha256": self.sha256,
+            "dpi": self.dpi,
+            "image_sha256": self.image_sha256,
         }
+
+    @property
+    def name(self) -> str:
+        """What people call it: `report.pdf page 3`."""
+        return f"{Path(self.source).name} page {self.index + 1}"
+
+    def save_image(self, folder: Path) -> Path:
+        """Write the picture into `folder` as a PNG, named by its digest, unless it is there; return the file.
+
+        Whoever reads while it is written sees a whole file or none. Raises `ImageError`.
+        """
+        path = folder / f"{self.image_sha256}.png"
+        if not path.exists():
+            save_png(self.image, path)
+        return path
 
     def passage(self, modality: Modality = "text_image") -> Passage:
         """Return the page as something to embed; `text_image` is the image alone where there is no text."""
         return Passage(
             text=None if modality == "image" else self.text,
             image=None if modality == "text" else self.image,
-            label=f"{Path(self.source).name} page {self.index + 1}",
+            label=self.name,
         )
 
 
@@ -126,6 +153,7 @@ class Renderer:
             self._document = _open(source, password, self.name)
             self._version = _version(source)
             self.total = len(self._document)
+            self._info = _info(self._document)
         if not self.total:
             self.close()
             raise PdfFormatError("the PDF has no pages; it is empty or damaged").at(self.name)
@@ -181,6 +209,7 @@ class Renderer:
                         "width": width,
                         "height": height,
                         "dpi": columns / width * _POINTS_PER_INCH,
+                        "info": self._info,
                     },
                 )
             finally:
@@ -238,6 +267,34 @@ def _text(page: pypdfium2.PdfPage) -> str:
     finally:
         text_page.close()
     return text.translate(_NO_TEXT).replace("\r\n", "\n").strip()
+
+
+# PDF 32000-1, 7.9.4: (D:YYYYMMDDHHmmSSOHH'mm), of which all but the year may be left out.
+_DATE = re.compile(r"(?:D:)?(\d{4})(\d\d)?(\d\d)?(\d\d)?(\d\d)?(\d\d)?(?:Z.*|([+-]\d\d)'?(\d\d)?'?)?")
+
+
+def _info(document: pypdfium2.PdfDocument) -> dict[str, str]:
+    found = {}
+    for name in document.METADATA_KEYS:
+        try:
+            value = document.get_metadata_value(name).replace("\0", "").strip()
+        except UnicodeDecodeError:  # half a character, in damaged files
+            value = ""
+        found[name.lower()] = _iso(value) if name.endswith("Date") else value
+    return found
+
+
+def _iso(date: str) -> str:
+    """Return a PDF's date as ISO 8601, or as it is if it is none."""
+    if not (match := _DATE.fullmatch(date)):
+        return date
+    year, *parts, zone_hours, zone_minutes = match.groups()
+    month, day, *time = (part or least for part, least in zip(parts, ("01", "01", "00", "00", "00"), strict=True))
+    zone = f"{zone_hours}:{zone_minutes or '00'}" if zone_hours else "+00:00" if "Z" in date else ""
+    try:
+        return datetime.fromisoformat(f"{year}-{month}-{day}T{':'.join(time)}{zone}").isoformat()
+    except ValueError:
+        return date
 
 
 def _open(source: Path | bytes, password: str | None, name: str) -> pypdfium2.PdfDocument:

@@ -1,0 +1,106 @@
+"""A page in LangChain: how its picture is named in `page_content`, and how it is found again.
+
+A store hands nothing but `page_content` to the embeddings. So a page whose picture is to be embedded ends in the name
+of that picture, `![report.pdf page 3](pages/0f3c...e1.png)`, which people, chat windows and models can read too.
+"""
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from langchain_core.documents import Document
+from langchain_core.messages import HumanMessage
+from langchain_core.messages.content import ContentBlock, ImageContentBlock, create_image_block, create_text_block
+
+from nemovlm.errors import InputError
+from nemovlm.images import encode_png, image_type, is_data_url, read_image
+from nemovlm.inputs import Modality, Passage
+from nemovlm.pdf import Page, iter_pages
+
+# The picture's name is a digest, so that nothing else in the folder is ever opened.
+_PICTURE = re.compile(r"(?:\A|\n\n)!\[([^\n\]]*)\]\([^\n]*?([0-9a-f]{64}\.png)\)\Z")
+
+
+def markdown(page: Page, picture: Path) -> str:
+    """Return the text of a page, and after it the name of its picture as Markdown has it."""
+    name = page.name.replace("[", "(").replace("]", ")")
+    return f"{page.text}\n\n![{name}]({quote(picture.as_posix())})".lstrip()
+
+
+def passage_of(content: str, folder: Path, modality: Modality) -> Passage | None:
+    """Return what to embed of a `markdown` page whose picture lies in `folder`, or None for any other text."""
+    if not (match := _PICTURE.search(content)):
+        return None
+    text = content[: match.start()]
+    return Passage(
+        text=None if modality == "image" else text,
+        image=None if modality == "text" else folder / match[2],
+        label=match[1],
+    )
+
+
+def page_to_content_block(document: Document, *, password: str | None = None) -> ImageContentBlock:
+    """Return the picture of a page as a content block for a chat message.
+
+    It is the file `image_path` of the metadata if there is one, else `page_content` if that is an image in base64, as
+    `add_images` of some stores leaves it, and else it is rendered again from `file_path` (or `source`) and `page`.
+
+    Args:
+        document: A page, as it was loaded or retrieved.
+        password: For an encrypted PDF that has to be rendered.
+
+    Raises:
+        InputError: The document is no page. `ImageError`: its picture cannot be read. `PdfError`: nor can its PDF.
+    """
+    picture = _picture(document, password)
+    return create_image_block(base64=base64.b64encode(picture).decode("ascii"), mime_type=image_type(picture))
+
+
+def pages_to_message(question: str, documents: Sequence[Document], *, password: str | None = None) -> HumanMessage:
+    """Return a message for a chat model that sees: each page with its name before it, then the question.
+
+    Raises like `page_to_content_block`.
+    """
+    blocks: list[ContentBlock] = []
+    for document in documents:
+        blocks += [create_text_block(_name(document)), page_to_content_block(document, password=password)]
+    return HumanMessage(content_blocks=[*blocks, create_text_block(question)])
+
+
+def _picture(document: Document, password: str | None) -> bytes:
+    metadata = document.metadata
+    if path := metadata.get("image_path"):
+        return read_image(Path(path))
+    if image := _image_in(document.page_content):
+        return image
+    path, index = _file(metadata), metadata.get("page")
+    if path is None or index is None:
+        raise InputError(
+            "this document is no page: its metadata have neither image_path, nor page and file_path or source; load it "
+            "with NemoVLMPDFLoader"
+        )
+    return encode_png(next(iter_pages(path, pages=[index], password=password)).image)
+
+
+def _image_in(content: str) -> bytes | None:
+    if is_data_url(content):
+        return read_image(content)
+    try:
+        image_type(image := base64.b64decode(content, validate=True))
+    except ValueError:  # no base64, or of something else: ImageError is one as well
+        return None
+    return image
+
+
+def _name(document: Document) -> str:
+    metadata = document.metadata
+    name = Path(_file(metadata) or metadata.get("image_path") or "image").name
+    return f"{name}, page {metadata['page_label']}:" if "page_label" in metadata else f"{name}:"
+
+
+def _file(metadata: Mapping[str, Any]) -> str | None:
+    # Not `source` first: langchain-lancedb puts the place of its table there.
+    return metadata.get("file_path") or metadata.get("source")

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 REMOTE = (ROOT / "docs" / "remote.md").read_text()
 PARITY = (ROOT / "docs" / "parity.md").read_text()
+LANGCHAIN = (ROOT / "docs" / "langchain.md").read_text()
 THE_SERVER = "http://127.0.0.1:8000"  # as README and docs/parity.md call it
 
 
@@ -105,6 +106,19 @@ def test_parity_prints_what_is_shown(served_pocket: str) -> None:
     assert given[-1].startswith(shown[-1].partition("nim (")[0])
 
 
+def test_the_page_about_langchain_runs(desk: Path, vl_folder: Path, served_vl: str) -> None:
+    """Its blocks run one after the other, as a reader would type them, and print what the page says."""
+    code = "\n".join(blocks(LANGCHAIN, "python")).replace("nvidia/llama-nemotron-embed-vl-1b-v2", str(vl_folder))
+    done = run(code.replace(THE_SERVER, served_vl), desk)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "['tiny-vl'] 128"
+    assert [line for line in lines if "skipped" in line] == ["8 pages added, 0 skipped", "0 pages added, 8 skipped"]
+    assert re.fullmatch(r"!\[annual-report\.pdf page \d\]\(pictures/[0-9a-f]{64}\.png\)", lines[4])
+    assert [line.split()[0] for line in lines if line.endswith("tokens computed")][1] == "0"
+    assert [line for line in lines if line.startswith(("text ", "image "))][1::2] == ["image image/png"] * 2
+
+
 def test_every_setting_is_documented() -> None:
     """The tables of settings name every knob, and no other."""
     from nemovlm.settings import Knobs
@@ -120,6 +134,7 @@ def test_every_setting_is_documented() -> None:
         "docs/remote.md",
         "docs/parity.md",
         "docs/vllm.md",
+        "docs/langchain.md",
         "CONTRIBUTING.md",
         "CHANGELOG.md",
         "benchmarks/RESULTS.md",

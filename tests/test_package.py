@@ -1,8 +1,10 @@
 """The package as strangers get it: light, typed, and clear about what is missing."""
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -58,6 +60,15 @@ def test_every_public_name_is_there() -> None:
     assert all(getattr(nemovlm, name) is not None for name in dir(nemovlm))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         nemovlm.nothing  # noqa: B018 - the access is the test
+
+
+def test_the_oldest_frameworks_are_tested() -> None:
+    """scripts/oldest.txt, which `scripts/test` runs the adapters with, is what pyproject.toml allows."""
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    tested = dict(re.findall(r"^([\w-]+)==([\d.]+)$", (ROOT / "scripts" / "oldest.txt").read_text(), re.MULTILINE))
+    for requirement in wanted["langchain"]:
+        name, least = re.fullmatch(r"([\w-]+)>=([\d.]+),<\d+", requirement).groups()  # type: ignore[union-attr]
+        assert tested[name].startswith(f"{least}.")
 
 
 @pytest.fixture(scope="module")

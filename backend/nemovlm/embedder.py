@@ -140,11 +140,14 @@ class Embedder:
     @property
     def dimension(self) -> int:
         """Components of a vector. Of a model that only its server knows, the server is asked, once."""
-        if not (known := self._settings.dimensions or self._full):
+        if not self._components:
             runtime.wait(runtime.submit(self._engine()))
-            known = self._settings.dimensions or self._full
-        assert known  # noqa: S101 - an engine does not start without
-        return known
+        assert self._components  # noqa: S101 - an engine does not start without
+        return self._components
+
+    @property
+    def _components(self) -> int | None:
+        return self._settings.dimensions or self._full
 
     @property
     def usage(self) -> Usage:
@@ -402,9 +405,7 @@ class Embedder:
     def _finish(self, outcome: Outcome) -> Vector | NemoVLMError:
         if isinstance(outcome, NemoVLMError):
             return outcome
-        dimensions = self._settings.dimensions or self._full
-        assert dimensions  # noqa: S101 - an engine does not start without
-        result = finish(outcome.vector, full=self._full, dimensions=dimensions)
+        result = finish(outcome.vector, full=self._full, dimensions=self.dimension)
         if not isinstance(result, NemoVLMError):
             self._usage = Usage(self._usage.items + 1, self._usage.tokens + outcome.tokens)
         return result
@@ -425,7 +426,7 @@ class Embedder:
             lambda: build_engine(choose_engine(self._settings), self._checkpoint, self._settings)
         )
         await engine.start()
-        if not (self._full or self._settings.dimensions):
+        if not self._components:
             try:
                 self._full = await _learn_dimension(engine)
             except BaseException:

@@ -222,8 +222,9 @@ class Settings(BaseSettings, Knobs):
         for key in (self.api_key, self.hosted_api_key):
             if key and not (key.get_secret_value().isascii() and key.get_secret_value().isprintable()):
                 raise ConfigurationError("the API key has characters in it that no key has; was it pasted whole?")
-        if self.engine_options and self.engine not in {"auto", "vllm"}:
-            raise ConfigurationError(f"engine_options are for engine='vllm'; {self.engine} has none")
+        if self.engine_options and (self.remote or self.engine == "transformers"):
+            other = "a server" if self.remote else self.engine
+            raise ConfigurationError(f"engine_options are for engine='vllm'; {other} takes none")
         if not self.remote:
             if self.embedding_type != "float":
                 raise ConfigurationError("embedding_type is for a remote engine; a local one has nothing to send")

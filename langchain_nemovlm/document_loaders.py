@@ -2,18 +2,18 @@
 
 import base64
 from collections.abc import Iterable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
-from uuid import NAMESPACE_URL, uuid5
 
 from langchain_core.document_loaders import BaseBlobParser, BaseLoader, Blob
 from langchain_core.documents import Document
 
 from langchain_nemovlm.pages import markdown
-from nemovlm.errors import ConfigurationError, PdfError
+from nemovlm.errors import ConfigurationError, PdfError, PdfPageError
 from nemovlm.images import encode_png
-from nemovlm.inputs import OnError, leave_out
-from nemovlm.pdf import Page, iter_pages, pdfs_below
+from nemovlm.inputs import OnError, check_on_error, leave_out
+from nemovlm.pdf import Page, iter_pages, page_id, pdfs_below
 
 
 class NemoVLMPDFParser(BaseBlobParser):
@@ -52,6 +52,7 @@ class NemoVLMPDFParser(BaseBlobParser):
         workers: int = 1,
         on_error: OnError = "raise",
     ) -> None:
+        check_on_error(on_error)
         if content not in {"text", "base64", "markdown", "empty"}:
             raise ConfigurationError(f"content={content!r} is none of 'text', 'base64', 'markdown' and 'empty'")
         if content == "markdown" and image_dir is None:
@@ -69,17 +70,21 @@ class NemoVLMPDFParser(BaseBlobParser):
 
     def lazy_parse(self, blob: Blob) -> Iterator[Document]:
         """Yield one document a page. Raises `PdfError`, and `ImageError` if a picture cannot be written."""
+        # What a blob holds is what it is, even if it has a path, which may be that of a bucket.
+        content = Path(blob.path) if blob.path and blob.data is None else blob.as_bytes()
+        # The bytes themselves are all that tells a nameless blob from another.
+        name = blob.source or f"sha256:{sha256(blob.as_bytes()).hexdigest()}"
         try:
-            for page in iter_pages(Path(blob.path) if blob.path else blob.as_bytes(), **self._options):
-                yield self._document(page, blob)
+            for page in iter_pages(content, **self._options):
+                yield self._document(page, blob, name)
+        except PdfPageError:
+            raise  # it went where `on_error` says
         except PdfError as error:
             leave_out(error, self.on_error)
 
-    def _document(self, page: Page, blob: Blob) -> Document:
-        source = str(blob.source or page.source)
-        # The same page has the same id whenever it is loaded; some stores take nothing but UUIDs.
-        identity = str(uuid5(NAMESPACE_URL, f"{source}#page={page.index + 1}"))
-        metadata = {**blob.metadata, "source": source, **page.metadata, "doc_id": identity}
+    def _document(self, page: Page, blob: Blob, name: str) -> Document:
+        identity = page_id(name, page.index)
+        metadata = {**blob.metadata, "source": name, **page.metadata, "doc_id": identity}
         if blob.path:
             metadata["file_path"] = str(blob.path)
         content = page.text if self.content == "text" else ""

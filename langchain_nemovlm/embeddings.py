@@ -35,7 +35,7 @@ class NemoVLMEmbeddings(Adapter, Embeddings):
     `cache` may be a byte store of LangChain's, such as `LocalFileStore`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True)
 
     image_dir: Path | None = None
     """The folder in which `NemoVLMPDFLoader(..., content="markdown")` has left pictures: documents that end in the name
@@ -114,7 +114,7 @@ class NemoVLMEmbeddings(Adapter, Embeddings):
 
 
 def _images(references: Sequence[ImageReference]) -> list[Passage]:
-    if isinstance(references, (str, bytes, Path, Image.Image, ImageUrl)):
+    if isinstance(references, (str, bytes, Path, Image.Image, ImageUrl)) or hasattr(references, "read"):
         raise InputError(f"pass a list of images, not a single {type(references).__name__}: embed_image([image])")
     return [Passage(image=image_source(reference)) for reference in references]
 

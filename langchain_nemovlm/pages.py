@@ -16,7 +16,7 @@ from langchain_core.messages import HumanMessage
 from langchain_core.messages.content import ContentBlock, ImageContentBlock, create_image_block, create_text_block
 
 from nemovlm.errors import InputError
-from nemovlm.images import encode_png, image_type, is_data_url, read_image
+from nemovlm.images import encode_png, image_in, image_type, read_image
 from nemovlm.inputs import Modality, Passage
 from nemovlm.pdf import Page, iter_pages
 
@@ -74,9 +74,9 @@ def _picture(document: Document, password: str | None) -> bytes:
     metadata = document.metadata
     if path := metadata.get("image_path"):
         return read_image(Path(path))
-    if image := _image_in(document.page_content):
+    if image := image_in(document.page_content):
         return image
-    path, index = _file(metadata), metadata.get("page")
+    path, index = _file(metadata), _number(metadata.get("page"))
     if path is None or index is None:
         raise InputError(
             "this document is no page: its metadata have neither image_path, nor page and file_path or source; load it "
@@ -85,14 +85,11 @@ def _picture(document: Document, password: str | None) -> bytes:
     return encode_png(next(iter_pages(path, pages=[index], password=password)).image)
 
 
-def _image_in(content: str) -> bytes | None:
-    if is_data_url(content):
-        return read_image(content)
+def _number(page: object) -> int | None:
     try:
-        image_type(image := base64.b64decode(content, validate=True))
-    except ValueError:  # no base64, or of something else: ImageError is one as well
+        return int(float(page))  # type: ignore[arg-type]  # some stores give numbers back as floats or text
+    except (TypeError, ValueError):
         return None
-    return image
 
 
 def _name(document: Document) -> str:

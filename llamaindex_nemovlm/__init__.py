@@ -8,6 +8,6 @@ except ImportError as missing:
     raise MissingExtraError("llamaindex_nemovlm", "llamaindex") from missing
 
 from llamaindex_nemovlm.embeddings import NemoVLMEmbedding
-from llamaindex_nemovlm.readers import NemoVLMPDFReader
+from llamaindex_nemovlm.readers import NemoVLMPageParser, NemoVLMPDFReader
 
-__all__ = ["NemoVLMEmbedding", "NemoVLMPDFReader"]
+__all__ = ["NemoVLMEmbedding", "NemoVLMPDFReader", "NemoVLMPageParser"]

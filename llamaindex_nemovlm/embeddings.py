@@ -1,37 +1,82 @@
 """`NemoVLMEmbedding`: an `Embedder` as LlamaIndex wants it."""
 
-from typing import Any
+import base64
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, TypeVar
 
+from llama_index.core.async_utils import run_jobs
 from llama_index.core.base.embeddings.base import Embedding
+from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.embeddings import MultiModalEmbedding
-from llama_index.core.schema import ImageType
-from pydantic import ConfigDict, Field
+from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]  # as it is documented
+from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
+from llama_index.core.schema import BaseNode, ImageNode, ImageType, MetadataMode, Node
+from llama_index.core.storage.kvstore.types import BaseKVStore
+from llama_index.core.utils import get_tqdm_iterable
+from PIL import Image
+from pydantic import Field
 
+from llamaindex_nemovlm.caches import KVStoreCache
 from nemovlm.adapter import Adapter
-from nemovlm.images import image_source
-from nemovlm.inputs import Passage, Vector
+from nemovlm.download import ImageUrl
+from nemovlm.errors import ConfigurationError, NemoVLMError
+from nemovlm.images import ImageSource, image_in, image_source
+from nemovlm.inputs import Modality, Passage, Vector
+
+ImageReference: TypeAlias = ImageType | Path | bytes | Image.Image | ImageUrl
+"""What LlamaIndex passes for an image, and more: a path, a `file://` or data URL, an image in base64, an open binary
+file, the bytes of an image file, a Pillow image, or an address that is to be fetched."""
+
+_T = TypeVar("_T")
+_E = TypeVar("_E", Embedding, Embedding | None)
+_LONGEST_NAME = 1000
+_dispatcher = get_dispatcher(__name__)
 
 
 class NemoVLMEmbedding(Adapter, MultiModalEmbedding):
     """Text and images in one vector space, for LlamaIndex: `embed_model` and `image_embed_model` alike.
 
-    The fields are the arguments of `nemovlm.Embedder`; what is None is read from `NEMOVLM_*`. Errors are those of
-    `Embedder`. Texts and images are embedded as passages, queries as queries.
+    The fields are the arguments of `nemovlm.Embedder`, those of LlamaIndex's own embeddings, and the ones below; what
+    is None is read from `NEMOVLM_*`. Errors are those of `Embedder`. Texts and images are embedded as passages, queries
+    as queries.
+
+    As a transformation (`IngestionPipeline`, `transformations=[...]`) it embeds nodes that have an image by it, and
+    others by their text.
+
+    `embeddings_cache` is taken as `cache`: by LlamaIndex alone it would answer queries with vectors of passages, know
+    nothing of the model, and leave images out.
     """
 
-    model_config = ConfigDict(extra="forbid")
-
     embed_batch_size: int = Field(default=64, gt=0, le=2048)
+    page_modality: Modality = "image"
+    """What of a node with an image is embedded: the `image`, its text with it (`text_image`), or the `text` alone. The
+    text is that of the node, without its metadata."""
+    on_error: Literal["raise", "skip"] = "raise"
+    """What to do with a node that cannot be embedded, as a transformation: raise, or leave it out with a warning in the
+    log. Either names the node."""
+    fetch_urls: bool = False
+    """Whether images may be `http://` and `https://` addresses. Otherwise these are an error."""
 
     def __init__(self, **fields: Any) -> None:
+        if isinstance(store := fields.get("embeddings_cache"), BaseKVStore):
+            fields = fields | {"cache": KVStoreCache(store), "embeddings_cache": None}
         super().__init__(**fields)
         if self._embedder.settings.model:  # else only the server knows, and it is not asked yet
             self.model_name = self._embedder.model
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "embeddings_cache" and value is not None:
+            raise ConfigurationError("embeddings_cache is taken when the object is made: pass it to the constructor")
+        super().__setattr__(name, value)
 
     @classmethod
     def class_name(cls) -> str:
         """The name under which LlamaIndex knows it."""
         return "NemoVLMEmbedding"
+
+    # What LlamaIndex calls for texts
 
     def _get_query_embedding(self, query: str) -> Embedding:
         return _list(self._embedder.embed_query(query))
@@ -46,32 +91,189 @@ class NemoVLMEmbedding(Adapter, MultiModalEmbedding):
         return (await self._aget_text_embeddings([text]))[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        return [_list(vector) for vector in self._embedder.embed(_texts(texts))]
+        return [_list(vector) for vector in self._embedder.embed([Passage(text=text) for text in texts])]
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        return [_list(vector) for vector in await self._embedder.aembed(_texts(texts))]
+        return [_list(vector) for vector in await self._embedder.aembed([Passage(text=text) for text in texts])]
 
-    def _get_image_embedding(self, img_file_path: ImageType) -> Embedding:
+    # What LlamaIndex calls for images
+
+    def _get_image_embedding(self, img_file_path: ImageReference) -> Embedding:
         return self._get_image_embeddings([img_file_path])[0]
 
-    async def _aget_image_embedding(self, img_file_path: ImageType) -> Embedding:
+    async def _aget_image_embedding(self, img_file_path: ImageReference) -> Embedding:
         return (await self._aget_image_embeddings([img_file_path]))[0]
 
-    def _get_image_embeddings(self, img_file_paths: list[ImageType]) -> list[Embedding]:
-        return [_list(vector) for vector in self._embedder.embed(_images(img_file_paths))]
+    def _get_image_embeddings(self, img_file_paths: Sequence[ImageReference]) -> list[Embedding]:
+        return [_list(vector) for vector in self._embedder.embed(self._images(img_file_paths))]
 
-    async def _aget_image_embeddings(self, img_file_paths: list[ImageType]) -> list[Embedding]:
-        return [_list(vector) for vector in await self._embedder.aembed(_images(img_file_paths))]
+    async def _aget_image_embeddings(self, img_file_paths: Sequence[ImageReference]) -> list[Embedding]:
+        return [_list(vector) for vector in await self._embedder.aembed(self._images(img_file_paths))]
+
+    # LlamaIndex's own doors for images know no events, no rate limiter and no end of concurrent calls, and those for
+    # texts count the items of an error in each batch anew. These do the same for all.
+
+    @_dispatcher.span
+    def get_text_embedding_batch(self, texts: list[str], show_progress: bool = False, **_: Any) -> list[Embedding]:
+        """Embed texts as passages, in order."""
+        return self._in_batches(list(texts), self._get_text_embeddings, str, show_progress)
+
+    @_dispatcher.span
+    async def aget_text_embedding_batch(
+        self, texts: list[str], show_progress: bool = False, **_: Any
+    ) -> list[Embedding]:
+        """`get_text_embedding_batch` for async code."""
+        return await self._ain_batches(list(texts), self._aget_text_embeddings, str, show_progress)
+
+    @_dispatcher.span
+    def get_image_embedding(self, img_file_path: ImageReference) -> Embedding:
+        """Embed an image as a passage."""
+        return self.get_image_embedding_batch([img_file_path])[0]
+
+    @_dispatcher.span
+    async def aget_image_embedding(self, img_file_path: ImageReference) -> Embedding:
+        """`get_image_embedding` for async code."""
+        return (await self.aget_image_embedding_batch([img_file_path]))[0]
+
+    @_dispatcher.span
+    def get_image_embedding_batch(
+        self, img_file_paths: Sequence[ImageReference], show_progress: bool = False
+    ) -> list[Embedding]:
+        """Embed images as passages, in order."""
+        return self._in_batches(list(img_file_paths), self._get_image_embeddings, _image_name, show_progress)
+
+    @_dispatcher.span
+    async def aget_image_embedding_batch(
+        self, img_file_paths: Sequence[ImageReference], show_progress: bool = False
+    ) -> list[Embedding]:
+        """`get_image_embedding_batch` for async code."""
+        return await self._ain_batches(list(img_file_paths), self._aget_image_embeddings, _image_name, show_progress)
+
+    def __call__(self, nodes: Sequence[BaseNode], show_progress: bool = False, **_: Any) -> Sequence[BaseNode]:
+        """Give each node its vector, and return those that got one. Raises like `Embedder.embed`, naming the node."""
+        passages = [self._passage(node) for node in nodes]
+        return _with_vectors(nodes, self._in_batches(passages, self._outcomes, _passage_name, show_progress))
+
+    async def acall(self, nodes: Sequence[BaseNode], show_progress: bool = False, **_: Any) -> Sequence[BaseNode]:
+        """`__call__` for async code."""
+        passages = [self._passage(node) for node in nodes]
+        return _with_vectors(nodes, await self._ain_batches(passages, self._aoutcomes, _passage_name, show_progress))
+
+    def _outcomes(self, passages: Sequence[Passage]) -> list[Embedding | None]:
+        return [_list_or_none(vector) for vector in self._embedder.stream(passages, on_error=self.on_error)]
+
+    async def _aoutcomes(self, passages: Sequence[Passage]) -> list[Embedding | None]:
+        return [_list_or_none(vector) async for vector in self._embedder.astream(passages, on_error=self.on_error)]
+
+    def _in_batches(
+        self,
+        items: list[_T],
+        embed: Callable[[list[_T]], list[_E]],
+        name: Callable[[_T], str],
+        show_progress: bool,
+    ) -> list[_E]:
+        vectors: list[_E] = []
+        for start in get_tqdm_iterable(self._starts(items), show_progress, "Generating embeddings"):
+            batch = items[start : start + self.embed_batch_size]
+            if self.rate_limiter is not None:
+                self.rate_limiter.acquire()
+            with self._event(batch, name, start) as made:
+                made.extend(embed(batch))
+            vectors += made
+        return vectors
+
+    async def _ain_batches(
+        self,
+        items: list[_T],
+        embed: Callable[[list[_T]], Awaitable[list[_E]]],
+        name: Callable[[_T], str],
+        show_progress: bool,
+    ) -> list[_E]:
+        async def work(start: int) -> list[_E]:
+            batch = items[start : start + self.embed_batch_size]
+            if self.rate_limiter is not None:
+                await self.rate_limiter.async_acquire()
+            with self._event(batch, name, start) as made:
+                made.extend(await embed(batch))
+            return made
+
+        jobs = [work(start) for start in self._starts(items)]
+        workers = self.num_workers or self._embedder.settings.max_concurrency
+        nested = await run_jobs(jobs, show_progress=show_progress, workers=workers, desc="Generating embeddings")
+        return [vector for batch in nested for vector in batch]
+
+    def _starts(self, items: Sequence[object]) -> range:
+        return range(0, len(items), self.embed_batch_size)
+
+    @contextmanager
+    def _event(self, batch: list[_T], name: Callable[[_T], str], start: int) -> Iterator[list[Any]]:
+        """Tell LlamaIndex's observers of a batch, whose vectors are put into the list that is yielded."""
+        model = self.to_payload()
+        _dispatcher.event(EmbeddingStartEvent(model_dict=model))
+        made: list[Embedding | None] = []
+        with self.callback_manager.event(CBEventType.EMBEDDING, payload={EventPayload.SERIALIZED: model}) as event:
+            try:
+                yield made
+            except NemoVLMError as error:
+                error.counted_from(start)
+                raise
+            pairs = [(name(item), vector) for item, vector in zip(batch, made, strict=True) if vector is not None]
+            chunks, vectors = [chunk for chunk, _ in pairs], [vector for _, vector in pairs]
+            event.on_end(payload={EventPayload.CHUNKS: chunks, EventPayload.EMBEDDINGS: vectors})
+        _dispatcher.event(EmbeddingEndEvent(chunks=chunks, embeddings=vectors))
+
+    # From LlamaIndex's images and nodes to passages
+
+    def _images(self, references: Sequence[ImageReference]) -> list[Passage]:
+        return [Passage(image=self._source(reference)) for reference in references]
+
+    def _source(self, reference: ImageReference) -> ImageSource:
+        if isinstance(reference, str):
+            if self.fetch_urls and reference.startswith(("http://", "https://")):
+                return ImageUrl(reference)
+            if image := image_in(reference):
+                return image
+        return image_source(reference)
+
+    def _passage(self, node: BaseNode) -> Passage:
+        label = f"node {node.node_id}"
+        reference = None if self.page_modality == "text" else _image_of(node)
+        if reference is None:
+            return Passage(text=node.get_content(metadata_mode=MetadataMode.EMBED), label=label)
+        text = node.get_content(metadata_mode=MetadataMode.NONE) if self.page_modality == "text_image" else None
+        return Passage(text=text, image=self._source(reference), label=label)
 
 
-def _texts(texts: list[str]) -> list[Passage]:
-    return [Passage(text=text) for text in texts]
+def _image_of(node: BaseNode) -> ImageReference | None:
+    if isinstance(node, ImageNode):
+        return base64.b64decode(node.image) if node.image else node.image_path or node.image_url
+    resource = node.image_resource if isinstance(node, Node) else None
+    if resource is None:
+        return None
+    if resource.data:
+        return base64.b64decode(resource.data)
+    return resource.path or (str(resource.url) if resource.url else None)
 
 
-def _images(references: list[ImageType]) -> list[Passage]:
-    return [Passage(image=image_source(reference)) for reference in references]
+def _with_vectors(nodes: Sequence[BaseNode], vectors: Sequence[Embedding | None]) -> list[BaseNode]:
+    for node, vector in zip(nodes, vectors, strict=True):
+        node.embedding = vector
+    return [node for node in nodes if node.embedding is not None]
 
 
-def _list(vector: Vector) -> list[float]:
-    numbers: list[float] = vector.tolist()
+def _image_name(reference: ImageReference) -> str:
+    is_name = isinstance(reference, (str, Path)) and len(str(reference)) <= _LONGEST_NAME
+    return str(reference) if is_name else "<image>"  # the others may be megabytes of base64
+
+
+def _passage_name(passage: Passage) -> str:
+    return passage.text or passage.label or "<image>"
+
+
+def _list(vector: Vector) -> Embedding:
+    numbers: Embedding = vector.tolist()
     return numbers
+
+
+def _list_or_none(vector: Vector | None) -> Embedding | None:
+    return None if vector is None else _list(vector)

@@ -1,45 +1,88 @@
 """PDFs as LlamaIndex documents or nodes, one a page: the picture, with the text beside it."""
 
 import base64
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from uuid import NAMESPACE_URL, uuid5
 
+from llama_index.core.node_parser.interface import NodeParser
 from llama_index.core.readers.base import BasePydanticReader
 from llama_index.core.schema import (
+    BaseNode,
     Document,
     ImageDocument,
     ImageNode,
     MediaResource,
+    MetadataMode,
     NodeRelationship,
     RelatedNodeInfo,
     TextNode,
 )
+from llama_index.core.utils import get_cache_dir
 from pydantic import Field
 
+from nemovlm.errors import PdfError, PdfPageError
 from nemovlm.images import encode_png
-from nemovlm.pdf import Page, iter_pages
+from nemovlm.inputs import leave_out
+from nemovlm.pdf import Page, iter_pages, page_id
 
-# Of no use to a model that reads the metadata; `image_sha256` keeps pages apart in LlamaIndex's caches.
-_NOT_FOR_MODELS = ["image_sha256", "width", "height", "dpi", "producer", "creator", "creationdate", "moddate"]
+# Of no use to a model that reads the metadata. `image_sha256` keeps pages apart in LlamaIndex's caches.
+_NOT_FOR_MODELS = (
+    *("file_path", "page", "total_pages", "image_sha256", "width", "height", "dpi"),
+    *("producer", "creator", "creationdate", "moddate"),
+)
+
+
+class _Page(Document):
+    """A document that changes only if a model would see a change.
+
+    LlamaIndex counts all metadata, and so every page of a PDF that has a new date or one page more as changed.
+    """
+
+    @property
+    def hash(self) -> str:
+        """Digest of id, text, metadata for models, and picture."""
+        seen = [self.id_, self.get_content(MetadataMode.EMBED), self.get_content(MetadataMode.LLM)]
+        if self.image_resource is not None:
+            seen.append(self.metadata["image_sha256"])
+        return sha256("\0".join(seen).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class _ImagePage(_Page, ImageDocument):
+    pass
 
 
 class NemoVLMPDFReader(BasePydanticReader):
-    """Reads PDFs, one document a page, lazily.
+    """Reads PDFs, one document a page, lazily: a page is rendered when it is asked for.
 
-    A page becomes an `ImageDocument` with picture and text, or with `images=False` a `Document` with its text.
-    Metadata: `file_name`, `file_path`, `page` (0-based), `page_label`, `total_pages`, `width` and `height`
-    (points), `dpi`, `image_sha256` (of the pixels), and what the PDF says of itself.
+    A page becomes an `ImageDocument` with picture and text, or with `images=False` a `Document` with its text. Its id
+    is the same whenever it is read, and its hash for as long as it looks and reads the same. So `refresh_ref_docs`,
+    `delete_ref_doc` and the upserts of an `IngestionPipeline` go page by page. (For that, documents name no source: all
+    three look for the id of a document's source instead of its own, and find none.)
+
+    Metadata: `file_name`, `file_path`, `page` (0-based), `page_label`, `total_pages`, `width` and `height` (points),
+    `dpi`, `image_sha256` (of the pixels), and what the PDF says of itself.
     """
 
     is_remote: bool = False
     images: bool = Field(default=True, description="Whether documents carry the picture of the page.")
     image_dir: Path | None = Field(
-        default=None, description="Write pictures there as PNG and refer to them; by default documents hold them."
+        default=None,
+        description="Where pictures are written, as PNGs named by digest. Default: a folder in LlamaIndex's cache.",
     )
+    inline: bool = Field(
+        default=False,
+        description="Documents hold the picture itself. LlamaIndex loses that of a document that it stores or caches.",
+    )
+    pages: list[int] | None = Field(default=None, description="0-based indexes. Default: all.")
     password: str | None = Field(default=None, exclude=True, repr=False, description="For encrypted PDFs.")
     dpi: float | None = Field(default=None, description="Default: what fills the tiles of the Nemotron VL models.")
     workers: int = Field(default=1, ge=1, description="Processes to render in.")
+    on_error: Literal["raise", "skip"] = Field(
+        default="raise", description="What to do with a file or page that cannot be read; skip warns in the log."
+    )
 
     @classmethod
     def class_name(cls) -> str:
@@ -57,30 +100,22 @@ class NemoVLMPDFReader(BasePydanticReader):
             fs: An fsspec file system that `file` is on.
         """
         for page in self._pages(file, fs):
+            facts = self._facts(page, file, extra_info)
             # Never None: a document without a text resource has no content at all, whatever its metadata.
-            common = self._common(page, file, extra_info) | {"text_resource": MediaResource(text=page.text)}
-            if not self.images:
-                yield Document(**common)
-                continue
-            picture = self._picture(page)
-            place = {"path": picture} if isinstance(picture, Path) else {"data": picture}
-            yield ImageDocument(**common, image_resource=MediaResource(**place, mimetype="image/png"))
+            facts["text_resource"] = MediaResource(text=page.text)
+            yield self._image_document(page, facts) if self.images else _Page(**facts)
 
-    def load_nodes(self, file: str | Path, extra_info: dict[str, Any] | None = None) -> list[TextNode]:
+    def load_nodes(self, file: str | Path, extra_info: dict[str, Any] | None = None, fs: Any = None) -> list[TextNode]:
         """Return one node a page, chained in order, with the PDF as their source: pages are never split.
 
-        `ImageNode`s, or `TextNode`s with `images=False`. Raises `nemovlm.errors.PdfError`.
+        `ImageNode`s, or `TextNode`s with `images=False`; `delete_ref_doc(str(file))` takes them all out of an index.
+        Arguments and errors are those of `lazy_load_data`.
         """
         source = RelatedNodeInfo(node_id=str(file), metadata={"file_path": str(file)})
         nodes: list[TextNode] = []
-        for page in self._pages(file, None):
-            common = self._common(page, file, extra_info) | {"text": page.text}
-            if self.images:
-                picture = self._picture(page)
-                place = {"image_path": str(picture)} if isinstance(picture, Path) else {"image": picture.decode()}
-                node: TextNode = ImageNode(**common, **place, image_mimetype="image/png")
-            else:
-                node = TextNode(**common)
+        for page in self._pages(file, fs):
+            facts = self._facts(page, file, extra_info) | {"text": page.text}
+            node = self._image_node(page, facts) if self.images else TextNode(**facts)
             node.relationships[NodeRelationship.SOURCE] = source
             if nodes:
                 node.relationships[NodeRelationship.PREVIOUS] = nodes[-1].as_related_node_info()
@@ -89,24 +124,81 @@ class NemoVLMPDFReader(BasePydanticReader):
         return nodes
 
     def _pages(self, file: str | Path, fs: Any) -> Iterator[Page]:
-        source = file
-        if fs is not None:
-            with fs.open(str(file), "rb") as remote:
-                source = remote.read()
-        return iter_pages(source, password=self.password, dpi=self.dpi, workers=self.workers)
+        try:
+            yield from iter_pages(
+                _read(file, fs) if fs is not None else file,
+                pages=self.pages,
+                password=self.password,
+                dpi=self.dpi,
+                workers=self.workers,
+                on_error=self.on_error,
+            )
+        except PdfPageError:
+            raise  # it went where `on_error` says
+        except PdfError as error:
+            if fs is not None:  # where bytes are all that the error knows of
+                error.item = error.item and error.item.replace("<bytes>", str(file))
+            leave_out(error, self.on_error)
 
-    def _common(self, page: Page, file: str | Path, extra_info: dict[str, Any] | None) -> dict[str, Any]:
+    def _facts(self, page: Page, file: str | Path, extra_info: dict[str, Any] | None) -> dict[str, Any]:
         known = {name: value for name, value in page.metadata.items() if value != ""}
-        metadata = {"file_name": Path(file).name, "file_path": str(file), **known}
         return {
-            "id_": f"{file}#page={page.index + 1}",
-            "metadata": metadata | (extra_info or {}),
+            "id_": page_id(str(file), page.index),
+            "metadata": {"file_name": Path(file).name, "file_path": str(file), **known, **(extra_info or {})},
             "excluded_embed_metadata_keys": list(_NOT_FOR_MODELS),
             "excluded_llm_metadata_keys": list(_NOT_FOR_MODELS),
         }
 
-    def _picture(self, page: Page) -> Path | bytes:
-        """Return the file that holds the picture, or the picture itself in base64."""
-        if self.image_dir is None:
-            return base64.b64encode(encode_png(page.image))
-        return page.save_image(self.image_dir)
+    def _image_document(self, page: Page, facts: dict[str, Any]) -> ImageDocument:
+        place = {"data": _base64(page)} if self.inline else {"path": self._save(page)}
+        return _ImagePage(**facts, image_resource=MediaResource(**place, mimetype="image/png"))
+
+    def _image_node(self, page: Page, facts: dict[str, Any]) -> ImageNode:
+        place = {"image": _base64(page).decode()} if self.inline else {"image_path": str(self._save(page))}
+        return ImageNode(**facts, **place, image_mimetype="image/png")
+
+    def _save(self, page: Page) -> Path:
+        return page.save_image(self.image_dir or Path(get_cache_dir()) / "nemovlm-pages")
+
+
+def _base64(page: Page) -> bytes:
+    return base64.b64encode(encode_png(page.image))
+
+
+def _read(file: str | Path, fs: Any) -> bytes:
+    try:
+        with fs.open(str(file), "rb") as remote:
+            content: bytes = remote.read()
+    except OSError as error:
+        raise PdfError(f"the file cannot be read: {error.strerror or error}").at(str(file)) from error
+    return content
+
+
+class NemoVLMPageParser(NodeParser):
+    """Makes one node of each page: an `ImageNode` of an `ImageDocument`, a `TextNode` of any other document.
+
+    Other node parsers cut a page with much text in pieces, and embed its picture once for each.
+    """
+
+    @classmethod
+    def class_name(cls) -> str:
+        """The name under which LlamaIndex knows it."""
+        return "NemoVLMPageParser"
+
+    def _parse_nodes(self, nodes: Sequence[BaseNode], show_progress: bool = False, **_: Any) -> list[BaseNode]:
+        return [_node(node) for node in nodes]
+
+
+def _node(document: BaseNode) -> TextNode:
+    facts: dict[str, Any] = {
+        "id_": str(uuid5(NAMESPACE_URL, f"{document.node_id}#node")),
+        "text": document.get_content(),
+        "metadata": document.metadata,
+        "excluded_embed_metadata_keys": document.excluded_embed_metadata_keys,
+        "excluded_llm_metadata_keys": document.excluded_llm_metadata_keys,
+        "relationships": {NodeRelationship.SOURCE: document.as_related_node_info()},
+    }
+    if not isinstance(document, ImageDocument):
+        return TextNode(**facts)
+    places = {name: getattr(document, name) for name in ("image", "image_path", "image_url", "image_mimetype")}
+    return ImageNode(**facts, **places)

@@ -25,13 +25,14 @@ collect_ignore = [] if find_spec("vllm") else ["with_vllm"]
 
 
 @pytest.fixture(autouse=True)
-def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever NEMOVLM_* the tester's own environment has, no test sees it."""
+def _no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Whatever NEMOVLM_* the tester's own environment has, no test sees it; nor does one fill the tester's caches."""
     for name in list(os.environ):
         if name.startswith("NEMOVLM_") and name != "NEMOVLM_BROKEN_PDFS":
             monkeypatch.delenv(name)
     for name in ("NVIDIA_API_KEY", "NVIDIA_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LLAMA_INDEX_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "llama-index"))
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ README = (ROOT / "README.md").read_text()
 REMOTE = (ROOT / "docs" / "remote.md").read_text()
 PARITY = (ROOT / "docs" / "parity.md").read_text()
 LANGCHAIN = (ROOT / "docs" / "langchain.md").read_text()
+LLAMAINDEX = (ROOT / "docs" / "llamaindex.md").read_text()
 THE_SERVER = "http://127.0.0.1:8000"  # as README and docs/parity.md call it
 
 
@@ -119,6 +120,19 @@ def test_the_page_about_langchain_runs(desk: Path, vl_folder: Path, served_vl: s
     assert [line for line in lines if line.startswith(("text ", "image "))][1::2] == ["image image/png"] * 2
 
 
+def test_the_page_about_llamaindex_runs(desk: Path, vl_folder: Path, served_vl: str) -> None:
+    """Its blocks run one after the other, as a reader would type them, and print what the page says."""
+    code = "\n".join(blocks(LLAMAINDEX, "python")).replace("nvidia/llama-nemotron-embed-vl-1b-v2", str(vl_folder))
+    done = run(code.replace(THE_SERVER, served_vl), desk)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "['tiny-vl'] 128" in lines
+    assert [line for line in lines if "embedded" in line] == ["8 pages embedded", "0 pages embedded"]
+    assert "2 pages" in lines
+    assert lines[lines.index("2 pages") - 1] == "3"  # the page that is sought by its own picture
+    assert lines[-2].startswith("ImageDocument ")
+
+
 def test_every_setting_is_documented() -> None:
     """The tables of settings name every knob, and no other."""
     from nemovlm.settings import Knobs
@@ -135,6 +149,7 @@ def test_every_setting_is_documented() -> None:
         "docs/parity.md",
         "docs/vllm.md",
         "docs/langchain.md",
+        "docs/llamaindex.md",
         "CONTRIBUTING.md",
         "CHANGELOG.md",
         "benchmarks/RESULTS.md",

@@ -66,9 +66,9 @@ def test_the_oldest_frameworks_are_tested() -> None:
     """scripts/oldest.txt, which `scripts/test` runs the adapters with, is what pyproject.toml allows."""
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     tested = dict(re.findall(r"^([\w-]+)==([\d.]+)$", (ROOT / "scripts" / "oldest.txt").read_text(), re.MULTILINE))
-    for requirement in wanted["langchain"]:
-        name, least = re.fullmatch(r"([\w-]+)>=([\d.]+),<\d+", requirement).groups()  # type: ignore[union-attr]
-        assert tested[name].startswith(f"{least}.")
+    for requirement in wanted["langchain"] + wanted["llamaindex"]:
+        name, least = re.fullmatch(r"([\w-]+)>=([\d.]+),<[\d.]+", requirement).groups()  # type: ignore[union-attr]
+        assert f"{tested[name]}.".startswith(f"{least}.")
 
 
 @pytest.fixture(scope="module")

@@ -1,25 +1,37 @@
 """What the embedding classes for frameworks have in common: the knobs as fields, over one `Embedder`."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
-from pydantic import PrivateAttr
+from pydantic import ConfigDict, PrivateAttr
 
 from nemovlm.embedder import Embedder
 from nemovlm.settings import Knobs, peers_names
 
 
-class Adapter(Knobs):
+class Adapter(Knobs):  # noqa: PLW1641 - pydantic makes the hash of a frozen subclass
     """The knobs of an `Embedder` as fields, what is None being read from `NEMOVLM_*`, and the `Embedder` itself.
 
     `nvidia_base_url`, `nvidia_api_key`, `default_headers`, `verify_ssl` and `async_http_client` are taken as well, as
     NVIDIA's own clients call them.
     """
 
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, protected_namespaces=())
+
     _embedder: Embedder = PrivateAttr()
 
     def __init__(self, **fields: Any) -> None:
         super().__init__(**peers_names(fields))
         self._embedder = Embedder(**self.arguments())  # checks the settings; loads nothing
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self.__dict__ == other.__dict__  # not the same Embedder, but one like it
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy; with `update`, one that does what its fields say."""
+        if not update:
+            return super().model_copy(deep=deep)
+        return type(self)(**{name: getattr(self, name) for name in self.model_fields_set} | dict(update))
 
     @property
     def embedder(self) -> Embedder:

@@ -19,7 +19,18 @@ from nemovlm import runtime
 from nemovlm.engines.base import Engine, Item, Outcome, finish
 from nemovlm.engines.cached import CachedEngine
 from nemovlm.errors import ConfigurationError, EngineError, InputError, ModelNotServedError, NemoVLMError
-from nemovlm.inputs import Embeddable, Modality, OnError, Passage, Role, Truncate, Vector, as_passage, leave_out
+from nemovlm.inputs import (
+    Embeddable,
+    Modality,
+    OnError,
+    Passage,
+    Role,
+    Truncate,
+    Vector,
+    as_passage,
+    check_on_error,
+    leave_out,
+)
 from nemovlm.models.catalogue import CATALOGUE, DEFAULT_MODEL, ModelCard
 from nemovlm.models.checkpoint import Checkpoint, find_checkpoint
 from nemovlm.models.tiling import Tiling
@@ -268,6 +279,7 @@ class Embedder:
         With `on_error="skip"`, or a function that is called with the error, an item that fails yields None, so
         that `zip(items, stream)` never pairs a vector with the wrong item.
         """
+        check_on_error(on_error)
         return self._results(items, "passage", truncate, on_error, progress)
 
     def astream(
@@ -279,6 +291,7 @@ class Embedder:
         progress: Progress | None = None,
     ) -> AsyncIterator[Vector | None]:
         """`stream` for async code. `items` may be async as well; a sync one is read in a worker thread."""
+        check_on_error(on_error)
         return self._aresults(items, "passage", truncate, on_error, progress)
 
     async def aembed_items(self, items: Sequence[Item]) -> list[Outcome]:

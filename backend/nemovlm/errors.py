@@ -51,6 +51,14 @@ class NemoVLMError(Exception):
             self.item, self.index = item, index
         return self
 
+    def counted_from(self, start: int) -> Self:
+        """Count the input from the start of the whole list that its batch began at `start` of."""
+        if self.index is not None:
+            if self.item == f"item {self.index}":
+                self.item = f"item {self.index + start}"
+            self.index += start
+        return self
+
     def __str__(self) -> str:
         message = super().__str__()
         return f"{self.item}: {message}" if self.item else message

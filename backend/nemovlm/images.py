@@ -8,6 +8,7 @@ import base64
 import re
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeAlias
@@ -93,6 +94,8 @@ def image_source(reference: "ImageSource | BinaryIO") -> ImageSource:
         raise ImageError(f"{scheme}:// addresses are not fetched; download the image, or pass a nemovlm.ImageUrl")
     if isinstance(reference, (str, bytes, Path, Image.Image, ImageUrl)):
         return reference
+    if not hasattr(reference, "read"):
+        raise ImageError(f"a {type(reference).__name__} is no image: pass a path, bytes, a data URL or a Pillow image")
     reference.seek(0)
     return reference.read()
 
@@ -121,7 +124,8 @@ def save_png(image: Image.Image, path: Path) -> None:
         image.save(part, "PNG", **_PNG)
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         raise ImageError(f"the picture cannot be written to {path}: {error.strerror or error}") from error
 
 
@@ -219,6 +223,17 @@ _DATA_URL = re.compile(r"data:image/[\w.+-]+(?:;[\w.+=-]+)*;base64,[A-Za-z0-9+/]
 def is_data_url(text: str) -> bool:
     """Return whether the whole of `text` is one data URL of an image in base64."""
     return _DATA_URL.fullmatch(text) is not None
+
+
+def image_in(text: str) -> bytes | None:
+    """Return the image file that the whole of `text` is, as a data URL or in bare base64, or None if it is no such."""
+    if is_data_url(text):
+        return read_image(text)
+    try:
+        image_type(image := base64.b64decode(text, validate=True))
+    except ValueError:  # no base64, or of something else: ImageError is one as well
+        return None
+    return image
 
 
 def _decode_data_url(url: str) -> bytes:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nemovlm.download import ImageUrl
-from nemovlm.errors import InputError, NemoVLMError
+from nemovlm.errors import ConfigurationError, InputError, NemoVLMError
 from nemovlm.images import ImageSource
 
 Role: TypeAlias = Literal["query", "passage"]
@@ -29,6 +29,12 @@ OnError: TypeAlias = Literal["raise", "skip"] | Callable[[NemoVLMError], None]
 """What to do with an item that fails: raise, log a warning and go on, or call back and go on."""
 
 _log = logging.getLogger("nemovlm")
+
+
+def check_on_error(on_error: OnError) -> None:
+    """Raise `ConfigurationError` for what is no `OnError`."""
+    if on_error not in {"raise", "skip"} and not callable(on_error):
+        raise ConfigurationError(f"on_error={on_error!r} is neither 'raise' nor 'skip', nor a function")
 
 
 def leave_out(error: NemoVLMError, on_error: OnError) -> None:

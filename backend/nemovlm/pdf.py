@@ -4,14 +4,15 @@ import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
+from uuid import NAMESPACE_URL, uuid5
 
 from nemovlm.errors import ConfigurationError, PdfPageError
-from nemovlm.inputs import OnError, leave_out
+from nemovlm.inputs import OnError, check_on_error, leave_out
 from nemovlm.models.tiling import NEMOTRON_TILING, Tiling
 from nemovlm.pdfium import Page, Renderer
 from nemovlm.processes import in_processes, in_turn
 
-__all__ = ["Page", "PdfSource", "count_pages", "iter_pages", "pdfs_below"]
+__all__ = ["Page", "PdfSource", "count_pages", "iter_pages", "page_id", "pdfs_below"]
 
 PdfSource: TypeAlias = str | Path | bytes | BinaryIO
 """A path, the content of a PDF, or an open binary file (which is read to its end and stays open)."""
@@ -46,6 +47,7 @@ def iter_pages(
         PdfError: The file cannot be read; `PdfPasswordError`, `PdfSecurityError`, `PdfFormatError` say why.
         PdfPageError: A page failed.
     """
+    check_on_error(on_error)
     if dpi is not None and not 0 < dpi < math.inf:
         raise ConfigurationError(f"dpi must be a positive number, not {dpi}")
     with Renderer(_path_or_bytes(source), password, tiling, dpi) as renderer:
@@ -63,6 +65,11 @@ def count_pages(source: PdfSource, *, password: str | None = None) -> int:
     """Return how many pages a PDF has. Raises like `iter_pages`."""
     with Renderer(_path_or_bytes(source), password, NEMOTRON_TILING, None) as renderer:
         return renderer.total
+
+
+def page_id(source: str, index: int) -> str:
+    """Return the id of a page (0-based) of a PDF: a UUID, since some stores take nothing else, and always the same."""
+    return str(uuid5(NAMESPACE_URL, f"{source}#page={index + 1}"))
 
 
 def pdfs_below(folder: Path) -> list[Path]:

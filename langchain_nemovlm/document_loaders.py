@@ -19,7 +19,8 @@ from nemovlm.pdf import Page, iter_pages, page_id, pdfs_below
 class NemoVLMPDFParser(BaseBlobParser):
     """Parses a PDF blob into one document a page, lazily: a page is rendered when it is asked for.
 
-    Documents have an id that is the same whenever the page is loaded. Metadata are flat scalars: those of the blob;
+    Documents have an id that is the same whenever the page is loaded by that path. Metadata are flat scalars: those of
+    the blob;
     `source`, `file_path` (of a file), `page` (0-based), `page_label`, `total_pages`; `title`, `author`, `subject`,
     `keywords`, `creator`, `producer`, `creationdate`, `moddate` (ISO 8601), empty where the PDF does not say; `width`
     and `height` (points), `dpi`, `image_sha256` (of the pixels), `doc_id` (the id again, for `MultiVectorRetriever`);
@@ -84,8 +85,9 @@ class NemoVLMPDFParser(BaseBlobParser):
 
     def _document(self, page: Page, blob: Blob, name: str) -> Document:
         identity = page_id(name, page.index)
-        metadata = {**blob.metadata, "source": name, **page.metadata, "doc_id": identity}
-        if blob.path:
+        facts = {key: value for key, value in page.metadata.items() if key not in page.info}
+        metadata = {**page.info, **blob.metadata, **facts, "source": name, "doc_id": identity}
+        if blob.path and blob.data is None:  # else it is no file that could be opened again
             metadata["file_path"] = str(blob.path)
         content = page.text if self.content == "text" else ""
         if self.image_dir:

@@ -32,6 +32,7 @@ file, the bytes of an image file, a Pillow image, or an address that is to be fe
 _T = TypeVar("_T")
 _E = TypeVar("_E", Embedding, Embedding | None)
 _LONGEST_NAME = 1000
+_MOST = 2048  # that LlamaIndex allows
 _dispatcher = get_dispatcher(__name__)
 
 
@@ -49,7 +50,8 @@ class NemoVLMEmbedding(Adapter, MultiModalEmbedding):
     nothing of the model, and leave images out.
     """
 
-    embed_batch_size: int = Field(default=64, gt=0, le=2048)
+    embed_batch_size: int = Field(default=64, gt=0, le=_MOST)
+    """Items between two events. On a server, by default, as many as may be under way at once."""
     page_modality: Modality = "image"
     """What of a node with an image is embedded: the `image`, its text with it (`text_image`), or the `text` alone. The
     text is that of the node, without its metadata."""
@@ -63,7 +65,10 @@ class NemoVLMEmbedding(Adapter, MultiModalEmbedding):
         if isinstance(store := fields.get("embeddings_cache"), BaseKVStore):
             fields = fields | {"cache": KVStoreCache(store), "embeddings_cache": None}
         super().__init__(**fields)
-        if self._embedder.settings.model:  # else only the server knows, and it is not asked yet
+        settings = self._embedder.settings
+        if settings.remote and "embed_batch_size" not in fields:
+            self.embed_batch_size = min(_MOST, settings.max_batch_size * settings.max_concurrency)
+        if settings.model:  # else only the server knows, and it is not asked yet
             self.model_name = self._embedder.model
 
     def __setattr__(self, name: str, value: Any) -> None:

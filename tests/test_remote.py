@@ -1405,6 +1405,16 @@ async def test_nothing_stays_open(call: Call) -> None:
         assert await nothing_open(two)
 
 
+async def test_what_is_dropped_stays_open_no_longer(server: FaultServer, call: Call) -> None:
+    """Frameworks close nothing: an embedder that nobody has any more closes its connections by itself."""
+    embedder = remote(server)
+    assert all_right(await call(embedder, "embed", TEXTS), TEXTS)
+    assert server.open
+    del embedder
+    gc.collect()
+    assert await nothing_open(server, 10)
+
+
 async def nothing_open(server: FaultServer, seconds: float = 2.0) -> bool:
     """Whether all connections are closed, in so many seconds at the latest."""
     until = time.monotonic() + seconds

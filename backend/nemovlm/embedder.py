@@ -5,6 +5,8 @@ that is not a proper embedding of the right item. It knows no protocol, no model
 """
 
 import asyncio
+import os
+import weakref
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -103,6 +105,7 @@ class Embedder:
         self._settings = settings
         self._usage = Usage()
         self._engine_task: asyncio.Task[Engine] | None = None
+        self._finalizer: weakref.finalize[..., object] | None = None
         self._found: Checkpoint | None = None
         self._full: int | None = None
         if settings.model is None and any(address.hosted for address in settings.addresses):
@@ -429,6 +432,9 @@ class Embedder:
         # A task of another loop is one that was inherited through a fork; a failed start is tried again.
         if task is None or task.get_loop() is not asyncio.get_running_loop() or (task.done() and task.exception()):
             task = self._engine_task = asyncio.create_task(self._start())
+            # Frameworks drop what they use without closing it.
+            self._finalizer = weakref.finalize(self, _let_go, task, os.getpid())
+            self._finalizer.atexit = False
         return await asyncio.shield(task)
 
     async def _start(self) -> Engine:
@@ -461,13 +467,33 @@ class Embedder:
 
     async def _stop(self) -> None:
         task, self._engine_task = self._engine_task, None
-        if task is not None and task.get_loop() is asyncio.get_running_loop():
-            with suppress(NemoVLMError):  # an engine that could not start has nothing to close
-                await (await task).close()
+        if task is not None and self._finalizer is not None:
+            self._finalizer.detach()
+            await _close(task)
 
     def _stack(self, vectors: Iterable[Vector | None]) -> Vector:
         rows = [vector for vector in vectors if vector is not None]
         return np.stack(rows) if rows else np.empty((0, self.dimension), dtype=np.float32)
+
+
+async def _close(task: asyncio.Task[Engine]) -> None:
+    if task.get_loop() is asyncio.get_running_loop():
+        with suppress(NemoVLMError):  # an engine that could not start has nothing to close
+            await (await task).close()
+
+
+def _let_go(task: asyncio.Task[Engine], process: int) -> None:
+    """Close an engine that nobody has any more, from whatever thread; a forked child has nothing to close."""
+    if os.getpid() == process:
+        task.get_loop().call_soon_threadsafe(lambda: _keep(asyncio.create_task(_close(task))))
+
+
+_closing: set[asyncio.Task[None]] = set()  # a loop alone would let tasks be collected
+
+
+def _keep(closing: asyncio.Task[None]) -> None:
+    _closing.add(closing)
+    closing.add_done_callback(_closing.discard)
 
 
 async def _learn_dimension(engine: Engine) -> int:

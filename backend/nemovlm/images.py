@@ -117,16 +117,19 @@ def encode_png(image: Image.Image) -> bytes:
 
 
 def save_png(image: Image.Image, path: Path) -> None:
-    """Write `image` as a PNG, making folders: the file is whole as soon as it is there. Raises `ImageError`."""
+    """Write `image` as a PNG, and folders for it, unless the file is there: then it is whole. Raises `ImageError`."""
     part = path.with_name(f"{path.name}.{uuid4().hex}.part")
     try:
+        if path.exists():
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(part, "PNG", **_PNG)
         part.replace(path)
-    except OSError as error:
-        with suppress(OSError):
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        with suppress(OSError, ValueError):
             part.unlink()
-        raise ImageError(f"the picture cannot be written to {path}: {error.strerror or error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"the picture cannot be written to {path}: {reason}") from error
 
 
 class Encoded(NamedTuple):
@@ -202,7 +205,8 @@ def read_image(source: bytes | Path | str | ImageUrl) -> bytes:
         try:
             data = source.read_bytes()
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-            name = text if len(text := str(source)) <= 300 else f"{text[:40]}..."  # it may be base64 taken for a path
+            text = str(source)  # it may be base64 taken for a path
+            name = text if len(text) <= 60 or (len(text) <= 300 and "." in text) else f"{text[:40]}..."
             raise ImageError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from error
     elif isinstance(source, str):
         data = _decode_data_url(source)

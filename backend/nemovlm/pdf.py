@@ -46,10 +46,13 @@ def iter_pages(
     Raises:
         PdfError: The file cannot be read; `PdfPasswordError`, `PdfSecurityError`, `PdfFormatError` say why.
         PdfPageError: A page failed.
+        ConfigurationError: An argument is none that there is.
     """
     check_on_error(on_error)
     if dpi is not None and not 0 < dpi < math.inf:
         raise ConfigurationError(f"dpi must be a positive number, not {dpi}")
+    if workers < 1:
+        raise ConfigurationError(f"workers={workers}: one process at least has to render")
     with Renderer(_path_or_bytes(source), password, tiling, dpi) as renderer:
         wanted = range(renderer.total) if pages is None else pages
         for render in in_processes(renderer, wanted, workers) if workers > 1 else in_turn(renderer, wanted):

@@ -111,8 +111,7 @@ class Page:
         Whoever reads while it is written sees a whole file or none. Raises `ImageError`.
         """
         path = folder / f"{self.image_sha256}.png"
-        if not path.exists():
-            save_png(self.image, path)
+        save_png(self.image, path)
         return path
 
     def passage(self, modality: Modality = "text_image") -> Passage:

@@ -15,7 +15,7 @@ from nemovlm.adapter import Adapter
 from nemovlm.download import ImageUrl
 from nemovlm.errors import InputError
 from nemovlm.images import image_source, is_data_url
-from nemovlm.inputs import Embeddable, Modality, Passage, Vector
+from nemovlm.inputs import Embeddable, Modality, Passage, Vector, image_passages
 
 ImageReference: TypeAlias = str | Path | bytes | BinaryIO | Image.Image | ImageUrl
 """A path, a `file://` or data URL, the bytes of an image file, an open binary file, a Pillow image, or an address that
@@ -116,7 +116,7 @@ class NemoVLMEmbeddings(Adapter, Embeddings):
 def _images(references: Sequence[ImageReference]) -> list[Passage]:
     if isinstance(references, (str, bytes, Path, Image.Image, ImageUrl)) or hasattr(references, "read"):
         raise InputError(f"pass a list of images, not a single {type(references).__name__}: embed_image([image])")
-    return [Passage(image=image_source(reference)) for reference in references]
+    return image_passages(references, image_source)
 
 
 def _lists(vectors: Iterable[Vector]) -> list[list[float]]:

@@ -1,12 +1,11 @@
 """`NemoVLMEmbedding`: an `Embedder` as LlamaIndex wants it."""
 
-import base64
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from llama_index.core.async_utils import run_jobs
 from llama_index.core.base.embeddings.base import Embedding
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.embeddings import MultiModalEmbedding
@@ -17,13 +16,14 @@ from llama_index.core.storage.kvstore.types import BaseKVStore
 from llama_index.core.utils import get_tqdm_iterable
 from PIL import Image
 from pydantic import Field
+from tqdm import tqdm
 
 from llamaindex_nemovlm.caches import KVStoreCache
 from nemovlm.adapter import Adapter
 from nemovlm.download import ImageUrl
 from nemovlm.errors import ConfigurationError, NemoVLMError
 from nemovlm.images import ImageSource, image_in, image_source
-from nemovlm.inputs import Modality, Passage, Vector
+from nemovlm.inputs import Modality, Passage, Vector, image_passages, leave_out
 
 ImageReference: TypeAlias = ImageType | Path | bytes | Image.Image | ImageUrl
 """What LlamaIndex passes for an image, and more: a path, a `file://` or data URL, an image in base64, an open binary
@@ -31,7 +31,7 @@ file, the bytes of an image file, a Pillow image, or an address that is to be fe
 
 _T = TypeVar("_T")
 _E = TypeVar("_E", Embedding, Embedding | None)
-_LONGEST_NAME = 1000
+_LONGEST_NAME = 1000  # what is longer is no path
 _MOST = 2048  # that LlamaIndex allows
 _dispatcher = get_dispatcher(__name__)
 
@@ -110,10 +110,11 @@ class NemoVLMEmbedding(Adapter, MultiModalEmbedding):
         return (await self._aget_image_embeddings([img_file_path]))[0]
 
     def _get_image_embeddings(self, img_file_paths: Sequence[ImageReference]) -> list[Embedding]:
-        return [_list(vector) for vector in self._embedder.embed(self._images(img_file_paths))]
+        return [_list(vector) for vector in self._embedder.embed(image_passages(img_file_paths, self._source))]
 
     async def _aget_image_embeddings(self, img_file_paths: Sequence[ImageReference]) -> list[Embedding]:
-        return [_list(vector) for vector in await self._embedder.aembed(self._images(img_file_paths))]
+        passages = image_passages(img_file_paths, self._source)
+        return [_list(vector) for vector in await self._embedder.aembed(passages)]
 
     # LlamaIndex's own doors for images know no events, no rate limiter and no end of concurrent calls, and those for
     # texts count the items of an error in each batch anew. These do the same for all.
@@ -156,19 +157,20 @@ class NemoVLMEmbedding(Adapter, MultiModalEmbedding):
 
     def __call__(self, nodes: Sequence[BaseNode], show_progress: bool = False, **_: Any) -> Sequence[BaseNode]:
         """Give each node its vector, and return those that got one. Raises like `Embedder.embed`, naming the node."""
-        passages = [self._passage(node) for node in nodes]
-        return _with_vectors(nodes, self._in_batches(passages, self._outcomes, _passage_name, show_progress))
+        return _with_vectors(nodes, self._in_batches(list(nodes), self._outcomes, _node_name, show_progress))
 
     async def acall(self, nodes: Sequence[BaseNode], show_progress: bool = False, **_: Any) -> Sequence[BaseNode]:
         """`__call__` for async code."""
-        passages = [self._passage(node) for node in nodes]
-        return _with_vectors(nodes, await self._ain_batches(passages, self._aoutcomes, _passage_name, show_progress))
+        return _with_vectors(nodes, await self._ain_batches(list(nodes), self._aoutcomes, _node_name, show_progress))
 
-    def _outcomes(self, passages: Sequence[Passage]) -> list[Embedding | None]:
-        return [_list_or_none(vector) for vector in self._embedder.stream(passages, on_error=self.on_error)]
+    def _outcomes(self, nodes: Sequence[BaseNode]) -> list[Embedding | None]:
+        passages = self._passages(nodes)
+        return _spread(self._embedder.stream(passages.values(), on_error=self.on_error), passages, len(nodes))
 
-    async def _aoutcomes(self, passages: Sequence[Passage]) -> list[Embedding | None]:
-        return [_list_or_none(vector) async for vector in self._embedder.astream(passages, on_error=self.on_error)]
+    async def _aoutcomes(self, nodes: Sequence[BaseNode]) -> list[Embedding | None]:
+        passages = self._passages(nodes)
+        vectors = [vector async for vector in self._embedder.astream(passages.values(), on_error=self.on_error)]
+        return _spread(vectors, passages, len(nodes))
 
     def _in_batches(
         self,
@@ -194,18 +196,27 @@ class NemoVLMEmbedding(Adapter, MultiModalEmbedding):
         name: Callable[[_T], str],
         show_progress: bool,
     ) -> list[_E]:
-        async def work(start: int) -> list[_E]:
-            batch = items[start : start + self.embed_batch_size]
-            if self.rate_limiter is not None:
-                await self.rate_limiter.async_acquire()
-            with self._event(batch, name, start) as made:
-                made.extend(await embed(batch))
-            return made
+        starts = self._starts(items)
+        turn = asyncio.Semaphore(self.num_workers or self._embedder.settings.max_concurrency)
+        progress = tqdm(total=len(starts), desc="Generating embeddings", disable=not show_progress)
 
-        jobs = [work(start) for start in self._starts(items)]
-        workers = self.num_workers or self._embedder.settings.max_concurrency
-        nested = await run_jobs(jobs, show_progress=show_progress, workers=workers, desc="Generating embeddings")
-        return [vector for batch in nested for vector in batch]
+        async def work(start: int) -> list[_E]:
+            async with turn:
+                batch = items[start : start + self.embed_batch_size]
+                if self.rate_limiter is not None:
+                    await self.rate_limiter.async_acquire()
+                with self._event(batch, name, start) as made:
+                    made.extend(await embed(batch))
+                progress.update()
+                return made
+
+        with progress:
+            try:
+                async with asyncio.TaskGroup() as group:  # the first failure ends them all
+                    tasks = [group.create_task(work(start)) for start in starts]
+            except BaseExceptionGroup as failures:
+                raise failures.exceptions[0] from None
+        return [vector for task in tasks for vector in task.result()]
 
     def _starts(self, items: Sequence[object]) -> range:
         return range(0, len(items), self.embed_batch_size)
@@ -229,8 +240,15 @@ class NemoVLMEmbedding(Adapter, MultiModalEmbedding):
 
     # From LlamaIndex's images and nodes to passages
 
-    def _images(self, references: Sequence[ImageReference]) -> list[Passage]:
-        return [Passage(image=self._source(reference)) for reference in references]
+    def _passages(self, nodes: Sequence[BaseNode]) -> dict[int, Passage]:
+        """Return the passages of a batch by their place in it, without those of nodes that are left out."""
+        passages = {}
+        for place, node in enumerate(nodes):
+            try:
+                passages[place] = self._passage(node)
+            except NemoVLMError as error:
+                leave_out(error.at(_node_label(node), place), self.on_error)
+        return passages
 
     def _source(self, reference: ImageReference) -> ImageSource:
         if isinstance(reference, str):
@@ -241,7 +259,7 @@ class NemoVLMEmbedding(Adapter, MultiModalEmbedding):
         return image_source(reference)
 
     def _passage(self, node: BaseNode) -> Passage:
-        label = f"node {node.node_id}"
+        label = _node_label(node)
         reference = None if self.page_modality == "text" else _image_of(node)
         if reference is None:
             return Passage(text=node.get_content(metadata_mode=MetadataMode.EMBED), label=label)
@@ -251,13 +269,23 @@ class NemoVLMEmbedding(Adapter, MultiModalEmbedding):
 
 def _image_of(node: BaseNode) -> ImageReference | None:
     if isinstance(node, ImageNode):
-        return base64.b64decode(node.image) if node.image else node.image_path or node.image_url
+        return _data_url(node.image) if node.image else node.image_path or node.image_url
     resource = node.image_resource if isinstance(node, Node) else None
     if resource is None:
         return None
     if resource.data:
-        return base64.b64decode(resource.data)
+        return _data_url(resource.data.decode("ascii"))
     return resource.path or (str(resource.url) if resource.url else None)
+
+
+def _data_url(letters: str) -> str:
+    return f"data:image/png;base64,{letters}"  # what it really is, its own first bytes say
+
+
+def _spread(vectors: Iterable[Vector | None], places: Iterable[int], total: int) -> list[Embedding | None]:
+    """Return a list of `total`, with the vectors in their places and None in all others."""
+    found = dict(zip(places, vectors, strict=True))
+    return [None if (vector := found.get(place)) is None else _list(vector) for place in range(total)]
 
 
 def _with_vectors(nodes: Sequence[BaseNode], vectors: Sequence[Embedding | None]) -> list[BaseNode]:
@@ -267,18 +295,20 @@ def _with_vectors(nodes: Sequence[BaseNode], vectors: Sequence[Embedding | None]
 
 
 def _image_name(reference: ImageReference) -> str:
-    is_name = isinstance(reference, (str, Path)) and len(str(reference)) <= _LONGEST_NAME
-    return str(reference) if is_name else "<image>"  # the others may be megabytes of base64
+    is_name = isinstance(reference, Path) or (
+        isinstance(reference, str) and len(reference) <= _LONGEST_NAME and image_in(reference) is None
+    )
+    return str(reference) if is_name else "<image>"
 
 
-def _passage_name(passage: Passage) -> str:
-    return passage.text or passage.label or "<image>"
+def _node_label(node: BaseNode) -> str:
+    return f"node {node.node_id}"
+
+
+def _node_name(node: BaseNode) -> str:
+    return node.get_content(metadata_mode=MetadataMode.EMBED) or _node_label(node)
 
 
 def _list(vector: Vector) -> Embedding:
     numbers: Embedding = vector.tolist()
     return numbers
-
-
-def _list_or_none(vector: Vector | None) -> Embedding | None:
-    return None if vector is None else _list(vector)

@@ -25,7 +25,10 @@ class Adapter(Knobs):  # noqa: PLW1641 - pydantic makes the hash of a frozen sub
         self._embedder = Embedder(**self.arguments())  # checks the settings; loads nothing
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and self.__dict__ == other.__dict__  # not the same Embedder, but one like it
+        """Whether it does the same: not with the same `Embedder` and callbacks, but with ones like them."""
+        if type(other) is not type(self):
+            return False
+        return self.embedder.settings == other.embedder.settings and self.model_dump() == other.model_dump()
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy; with `update`, one that does what its fields say."""

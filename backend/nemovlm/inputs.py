@@ -5,10 +5,10 @@ both). They get different prompts, so they are different arguments everywhere.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from PIL import Image
 from nemovlm.download import ImageUrl
 from nemovlm.errors import ConfigurationError, InputError, NemoVLMError
 from nemovlm.images import ImageSource
+
+T = TypeVar("T")
 
 Role: TypeAlias = Literal["query", "passage"]
 Modality: TypeAlias = Literal["text", "image", "text_image"]
@@ -75,6 +77,17 @@ class Passage:
 Embeddable: TypeAlias = Passage | str | Image.Image | bytes | Path | ImageUrl
 """A `str` is always a text; a `Path` is always an image file; bytes are an image file's content; an `ImageUrl` is an
 image that is fetched."""
+
+
+def image_passages(references: Iterable[T], source: Callable[[T], ImageSource]) -> list[Passage]:
+    """Return a passage for each image that a framework refers to. Raises `ImageError`, naming the item."""
+    passages = []
+    for index, reference in enumerate(references):
+        try:
+            passages.append(Passage(image=source(reference)))
+        except NemoVLMError as error:
+            raise error.at(f"item {index}", index) from None
+    return passages
 
 
 def as_passage(item: Embeddable) -> Passage:

@@ -20,13 +20,14 @@ from nemovlm.images import encode_png, image_in, image_type, read_image
 from nemovlm.inputs import Modality, Passage
 from nemovlm.pdf import Page, iter_pages
 
-# The picture's name is a digest, so that nothing else in the folder is ever opened.
-_PICTURE = re.compile(r"(?:\A|\n\n)!\[([^\n\]]*)\]\([^\n]*?([0-9a-f]{64}\.png)\)\Z")
+_IN_A_LABEL = str.maketrans("[]\n", "() ")
+# The picture's name is a digest, so that nothing else in the folder is ever opened; and what has a scheme is no path.
+_PICTURE = re.compile(r"(?:\A|\n\n)!\[([^\n\]]*)\]\([^\n:]*?([0-9a-f]{64}\.png)\)\Z")
 
 
 def markdown(page: Page, picture: Path) -> str:
     """Return the text of a page, and after it the name of its picture as Markdown has it."""
-    name = page.name.replace("[", "(").replace("]", ")")
+    name = page.name.translate(_IN_A_LABEL)
     return f"{page.text}\n\n![{name}]({quote(picture.as_posix())})".lstrip()
 
 

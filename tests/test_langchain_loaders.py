@@ -4,6 +4,7 @@ import base64
 import errno
 import json
 import re
+import shutil
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +39,7 @@ from langchain_nemovlm import (
     page_to_content_block,
     pages_to_message,
 )
+from langchain_nemovlm.pages import passage_of
 from nemovlm import Embedder
 from nemovlm.errors import (
     ConfigurationError,
@@ -172,6 +174,20 @@ async def test_four_contents(pdf: Path, tmp_path: Path, call: Door) -> None:
         digest = document.metadata["image_sha256"]
         assert re.fullmatch(rf"!\[four\.pdf page {number + 1}\]\(\S*/my%20pictures/{digest}\.png\)", name)
     assert "image_path" not in (await load("text"))[0].metadata
+
+
+@pytest.mark.parametrize("name", ["a [b](c).pdf", "two\nlines.pdf", "![x](y).pdf", "a\\b\u2028c.pdf", "%41:).pdf"])
+def test_names_of_files_do_not_matter(pdf: Path, tmp_path: Path, name: str) -> None:
+    """Whatever the PDF and the folder of pictures are called, the name of the picture is found again."""
+    odd = shutil.copy(pdf, tmp_path / name)
+    folder = tmp_path / f"pictures of {name}"
+    for document in NemoVLMPDFLoader(odd, image_dir=folder, content="markdown").load():
+        found = passage_of(document.page_content, folder, "text_image")
+        assert found is not None
+        assert (found.text, found.image) == (
+            f"number {document.metadata['page']}",
+            Path(document.metadata["image_path"]),
+        )
 
 
 def test_pictures_are_written_once(pdf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

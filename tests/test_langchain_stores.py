@@ -306,6 +306,7 @@ def texts(pages: list[Document], pictures: Path, vl: Embedder) -> dict[str, Any]
         f"![x]({picture}) in the middle",
         f"Before.\n\n![x](pages/{picture.name})\n\nAfter.",
         f"In a line ![x]({picture})",
+        f"Elsewhere:\n\n![x](https://example.com/{picture.name})",
         f"[x]({picture})",
         str(picture),
         picture.as_uri(),

@@ -1,149 +1,402 @@
-"""The LlamaIndex adapter in a real MultiModalVectorStoreIndex, and its reader through the framework's doors."""
+"""PDFs in LlamaIndex: what documents and nodes of pages hold, and the readers that they come through."""
 
-import asyncio
+import json
+import os
 import pickle
+import re
+import threading
+from collections.abc import Awaitable, Callable
+from functools import partial
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pytest
-from checkpoints import case_image
-from llama_index.core import SimpleDirectoryReader, StorageContext, load_index_from_storage
-from llama_index.core.embeddings import MultiModalEmbedding
-from llama_index.core.indices import MultiModalVectorStoreIndex
-from llama_index.core.schema import ImageDocument, ImageNode, NodeRelationship, TextNode
+from fsspec.implementations.memory import MemoryFileSystem
+from llama_index.core import SimpleDirectoryReader
+from llama_index.core.node_parser import SentenceSplitter
+from llama_index.core.schema import (
+    BaseNode,
+    Document,
+    ImageDocument,
+    ImageNode,
+    MediaResource,
+    MetadataMode,
+    NodeRelationship,
+    TextNode,
+)
+from PIL import Image
+from reportlab.lib.pdfencrypt import StandardEncryption  # type: ignore[import-untyped]
+from reportlab.pdfgen.canvas import Canvas  # type: ignore[import-untyped]
 
-from llamaindex_nemovlm import NemoVLMEmbedding, NemoVLMPDFReader
-from nemovlm import Embedder
-from nemovlm.errors import ImageError, PdfError
-from nemovlm.images import encode_png
+from llamaindex_nemovlm import NemoVLMPageParser, NemoVLMPDFReader
+from nemovlm.errors import PdfError, PdfFormatError, PdfPageError, PdfPasswordError
+from nemovlm.images import load_image
+from nemovlm.pdf import iter_pages
+from nemovlm.pdfium import Renderer
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:llama_index.*")
+Door = Callable[..., Awaitable[Any]]
+Pages = list[tuple[str, str | None]]  # colours and texts
+
+Reader = partial(NemoVLMPDFReader, dpi=40)
+BOOK: Pages = [("red", "one"), ("green", None), ("blue", "three")]
+TABLE = (Path(__file__).parents[1] / "docs" / "llamaindex.md").read_text("utf-8").split("| metadata | |\n")[1]
+SHOWN, HIDDEN = ([word for word in re.findall(r"`(\w+)`", row) if word != "points"] for row in TABLE.splitlines()[1:3])
+DATE = b"/CreationDate (D:20000101000000+00'00')"
 
 
-@pytest.fixture(scope="module")
-def embedding(vl_folder: Path) -> NemoVLMEmbedding:
-    return NemoVLMEmbedding(model=str(vl_folder), truncate="END")
+def book(pages: Pages = BOOK, **options: Any) -> bytes:
+    """A PDF of pages of one colour and one text, or none."""
+    file = BytesIO()
+    canvas = Canvas(file, pagesize=(200, 300), invariant=1, **options)
+    for name in ("Title", "Author", "Subject", "Keywords", "Creator", "Producer"):
+        getattr(canvas, f"set{name}")(f"a {name}")
+    for colour, text in pages:
+        canvas.setFillColor(colour)
+        canvas.rect(20, 100, 150, 100, fill=1)
+        if text is not None:
+            canvas.drawString(20, 250, text)
+        canvas.showPage()
+    canvas.save()
+    return file.getvalue()
 
 
-def test_every_door_gives_the_embedder_s_vectors(embedding: NemoVLMEmbedding, vl: Embedder, tmp_path: Path) -> None:
-    """Query, text and image, single and batch, sync and async; a query is never embedded as a passage."""
-    image = case_image("square")
-    file = tmp_path / "x.png"
-    file.write_bytes(encode_png(image))
-    query, text, picture = vl.embed_query("q"), vl.embed(["q"])[0], vl.embed([image])[0]
-    for got, expected in (
-        (embedding.get_query_embedding("q"), query),
-        (asyncio.run(embedding.aget_query_embedding("q")), query),
-        (embedding.get_text_embedding("q"), text),
-        (asyncio.run(embedding.aget_text_embedding("q")), text),
-        (embedding.get_text_embedding_batch(["q", "r"])[0], text),
-        (asyncio.run(embedding.aget_text_embedding_batch(["q", "r"]))[0], text),
-        (embedding.get_image_embedding(str(file)), picture),
-        (asyncio.run(embedding.aget_image_embedding(BytesIO(file.read_bytes()))), picture),
-        (embedding.get_image_embedding_batch([str(file), BytesIO(file.read_bytes())])[1], picture),
-        (asyncio.run(embedding.aget_image_embedding_batch([str(file)]))[0], picture),
+def broken() -> bytes:
+    """A PDF of three pages, the second of which is not there."""
+    data, count = re.subn(rb"(/Kids \[ \d+ 0 R )\d+ 0 R", rb"\g<1>99 9 R", book())
+    assert count == 1
+    return data
+
+
+@pytest.fixture
+def pdf(tmp_path: Path) -> Path:
+    """Three pages, the second without text."""
+    path = tmp_path / "book.pdf"
+    path.write_bytes(book())
+    return path
+
+
+def numbers(documents: list[Document]) -> list[int]:
+    return [document.metadata["page"] for document in documents]
+
+
+def hashes(path: Path, content: bytes, **options: Any) -> list[str]:
+    path.write_bytes(content)
+    return [document.hash for document in Reader(**options).load_data(path)]
+
+
+# Documents
+
+
+async def test_documents_of_pages(pdf: Path, call: Door) -> None:
+    """One document a page, with its text and the metadata that docs/llamaindex.md names: flat, and JSON."""
+    documents = await call(Reader(), "load_data", pdf)
+    assert numbers(documents) == [0, 1, 2]
+    assert [document.text for document in documents] == ["one", "", "three"]
+    for number, document in enumerate(documents):
+        assert isinstance(document, ImageDocument)
+        assert set(document.metadata) == {*SHOWN, *HIDDEN}
+        assert all(type(value) in {str, int, float} for value in document.metadata.values())
+        assert json.loads(json.dumps(document.metadata)) == document.metadata
+        told = {"file_name": "book.pdf", "file_path": str(pdf), "page_label": str(number + 1), "total_pages": 3}
+        told |= {"width": 200.0, "height": 300.0, "title": "a Title", "creationdate": "2000-01-01T00:00:00+00:00"}
+        assert document.metadata | told == document.metadata
+        assert document.metadata["dpi"] == pytest.approx(40, rel=0.02)
+        assert document.ref_doc_id is None  # by which refresh and upserts go page by page
+
+
+def test_what_models_read(pdf: Path) -> None:
+    """The text and the metadata that docs/llamaindex.md says; more metadata wins, and is shown; no empty page."""
+    for document in [*Reader().load_data(pdf), *Reader(images=False).load_data(pdf)]:
+        for mode in (MetadataMode.EMBED, MetadataMode.LLM):
+            head, _, text = document.get_content(mode).partition("\n\n")
+            assert {line.split(": ")[0] for line in head.splitlines()} == set(SHOWN)
+            assert (text, document.get_content(MetadataMode.NONE)) == (document.text, document.text)
+        assert document.metadata["image_sha256"] in document.get_content(MetadataMode.ALL)  # LlamaIndex's cache keys
+    (document,) = Reader(pages=[1]).load_data(pdf, extra_info={"file_name": "mine", "shelf": 7})
+    shown = document.get_content(MetadataMode.LLM)
+    assert "file_name: mine" in shown
+    assert "shelf: 7" in shown
+
+
+async def test_ids_stay_the_same(pdf: Path, tmp_path: Path, call: Door) -> None:
+    """UUIDs, the same at every load and in every form, and no other page's."""
+    (tmp_path / "other.pdf").write_bytes(book())
+    ids = [document.id_ for document in await call(Reader(), "load_data", pdf)]
+    others = [document.id_ for document in await call(Reader(), "load_data", tmp_path / "other.pdf")]
+    assert len({*ids, *others}) == 6
+    assert [str(UUID(identity)) for identity in ids] == ids
+    for reader in (Reader(inline=True), Reader(images=False), NemoVLMPDFReader(pages=[0, 1, 2])):
+        assert [document.id_ for document in await call(reader, "load_data", str(pdf))] == ids
+
+
+@pytest.mark.parametrize("options", [{}, {"inline": True}, {"images": False}], ids=["files", "inline", "text"])
+def test_hashes_change_with_what_is_seen(options: dict[str, Any], pdf: Path, tmp_path: Path) -> None:
+    """Not with dates, or pages appended; with pixels, text, the place of a page, and the file."""
+    first = hashes(pdf, book(), **options)
+    assert len(set(first)) == 3
+    assert DATE in book()
+    assert hashes(pdf, book().replace(DATE, DATE.replace(b"2000", b"2031")), **options) == first
+    assert hashes(pdf, book([*BOOK, ("red", None)]), **options)[:3] == first
+    repainted = hashes(pdf, book([BOOK[0], ("black", None), BOOK[2]]), **options)
+    assert [old == new for old, new in zip(first, repainted, strict=True)] == [
+        True,
+        not options.get("images", True),
+        True,
+    ]
+    moved = hashes(pdf, book([BOOK[1], BOOK[0], BOOK[2]]), **options)
+    assert not set(moved[:2]) & set(first)
+    assert moved[2] == first[2]
+    retold = hashes(pdf, book([("red", "two"), *BOOK[1:]]), **options)
+    assert retold[0] != first[0]
+    assert retold[1:] == first[1:]
+    assert not set(hashes(tmp_path / "other.pdf", book(), **options)) & set(first)
+
+
+@pytest.mark.parametrize("options", [{}, {"images": False}], ids=["images", "text"])
+def test_text_alone_changes_a_hash(options: dict[str, Any], pdf: Path) -> None:
+    """A page that looks the same and reads otherwise is another one, and the other way round if it has a picture."""
+    document, other = (Reader(**options).load_data(pdf)[0] for _ in range(2))
+    assert document.hash == other.hash
+    other.set_content("two")
+    assert document.hash != other.hash
+    other.set_content("one")
+    other.metadata["image_sha256"] = "0" * 64
+    assert (document.hash != other.hash) == (not options)
+
+
+def test_pictures_are_files_named_by_digest(pdf: Path, tmp_path: Path) -> None:
+    """Whole PNGs, by default below LlamaIndex's cache; the same picture is one file, and no load writes it again."""
+    default = Path(os.environ["LLAMA_INDEX_CACHE_DIR"]) / "nemovlm-pages"
+    for reader, folder in ((Reader(), default), (Reader(image_dir=tmp_path / "new" / "p"), tmp_path / "new" / "p")):
+        documents = reader.load_data(pdf)
+        for document, page in zip(documents, iter_pages(pdf, dpi=40), strict=True):
+            path = Path(document.image_path)
+            assert path == folder / f"{page.image_sha256}.png"
+            assert document.metadata["image_sha256"] == page.image_sha256
+            assert document.image_resource.mimetype == document.image_mimetype == "image/png"
+            assert path.read_bytes().startswith(b"\x89PNG")
+            assert np.array_equal(load_image(path), page.image)
+            assert document.image_resource.data is None
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "new" / "p").iterdir()}
+    (tmp_path / "twin.pdf").write_bytes(book([*BOOK, BOOK[0]]))
+    Reader(image_dir=tmp_path / "new" / "p").load_data(tmp_path / "twin.pdf")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "new" / "p").iterdir()} == before
+
+
+def test_pictures_inside_documents(pdf: Path, tmp_path: Path) -> None:
+    """With `inline=True` documents and nodes hold the PNG, and nothing is written; `images=False` has none at all."""
+    folder = tmp_path / "unused"
+    inline = Reader(inline=True, image_dir=folder)
+    for document, node, page in zip(
+        inline.load_data(pdf), inline.load_nodes(pdf), iter_pages(pdf, dpi=40), strict=True
     ):
-        assert type(got[0]) is float
-        assert np.abs(np.array(got) - expected).max() <= 1e-6
-    assert not np.allclose(query, text, atol=1e-3)
-    with pytest.raises(ImageError, match="are not fetched"):
-        embedding.get_image_embedding("http://example.com/x.png")
+        for item in (document, node):
+            assert np.array_equal(Image.open(item.resolve_image()), page.image)
+            assert item.image_path is None
+    texts = Reader(images=False, image_dir=folder)
+    assert [type(node) for node in texts.load_nodes(pdf)] == [TextNode] * 3
+    assert [isinstance(document, ImageDocument) for document in texts.load_data(pdf)] == [False] * 3
+    assert not folder.exists()
 
 
-def test_it_is_a_multimodal_embedding(embedding: NemoVLMEmbedding, vl_folder: Path) -> None:
-    """Type, name, secrets and pickling are what LlamaIndex expects."""
-    assert isinstance(embedding, MultiModalEmbedding)
-    assert (embedding.class_name(), embedding.model_name) == ("NemoVLMEmbedding", "tiny-vl")
-    keyed = NemoVLMEmbedding(model=str(vl_folder), api_key="nvapi-secret", dimensions=32)
-    assert "nvapi-secret" not in str(keyed.to_dict()) + repr(keyed) + str(keyed.to_payload())
-    assert keyed.to_dict()["dimensions"] == 32  # what changes vectors is part of LlamaIndex's cache keys
-    assert pickle.loads(pickle.dumps(embedding)).get_query_embedding("x") == embedding.get_query_embedding("x")
+# Options, errors, laziness
 
 
-@pytest.mark.parametrize("on_disk", [False, True], ids=["in memory", "on disk"])
-def test_page_images_in_a_multimodal_index(
-    on_disk: bool, embedding: NemoVLMEmbedding, vl: Embedder, samples: Path, tmp_path: Path
-) -> None:
-    """Every page is an ImageNode whose image vector finds it, after saving and loading as well."""
-    reader = NemoVLMPDFReader(image_dir=tmp_path / "pictures" if on_disk else None)
-    nodes = reader.load_nodes(samples / "staff-handbook.pdf")
-    assert all(isinstance(node, ImageNode) for node in nodes)
-    index = MultiModalVectorStoreIndex(nodes, embed_model=embedding, image_embed_model=embedding)
-    index.storage_context.persist(str(tmp_path / "saved"))
-    context = StorageContext.from_defaults(persist_dir=str(tmp_path / "saved"))
-    loaded = load_index_from_storage(context, embed_model=embedding, image_embed_model=embedding)
-    from nemovlm import iter_pages
-
-    for made in (index, loaded):
-        retriever = made.as_retriever(similarity_top_k=1, image_similarity_top_k=1)
-        for page in iter_pages(samples / "staff-handbook.pdf"):
-            picture = tmp_path / f"{page.index}.png"
-            picture.write_bytes(encode_png(page.image))
-            (found,) = retriever.image_to_image_retrieve(str(picture))
-            assert found.node.metadata["page"] == page.index
-            assert found.score == pytest.approx(1, abs=1e-5)
-        assert {type(hit.node) for hit in retriever.retrieve("leave")} == {ImageNode}
+async def test_some_pages(pdf: Path, call: Door) -> None:
+    """The `pages` asked for, in that order, with their own labels; one that is not there is an error."""
+    documents = await call(Reader(pages=[2, 0]), "load_data", pdf)
+    assert [(d.metadata["page"], d.metadata["page_label"], d.text) for d in documents] == [
+        (2, "3", "three"),
+        (0, "1", "one"),
+    ]
+    with pytest.raises(PdfPageError, match=r"book\.pdf.*page 10.*3 pages"):
+        await call(Reader(pages=[0, 9]), "load_data", pdf)
 
 
-def test_text_pages_in_a_multimodal_index(samples: Path) -> None:
-    """With the pocket model, pages are found by their text; the question finds the right one, sync and async."""
-    embedding = NemoVLMEmbedding(model="nemovlm/pocket", truncate="END")
-    nodes = NemoVLMPDFReader(images=False).load_nodes(samples / "staff-handbook.pdf")
-    assert {type(node) for node in nodes} == {TextNode}
-    index = MultiModalVectorStoreIndex(nodes, embed_model=embedding, image_embed_model=embedding)
-    retriever = index.as_retriever(similarity_top_k=1)
-    question = "How much does the cooperative pay towards a bicycle for commuting?"
-    assert retriever.retrieve(question)[0].node.metadata["page"] == 2
-    assert asyncio.run(retriever.aretrieve(question))[0].node.metadata["page"] == 2
+async def test_encrypted_files(tmp_path: Path, call: Door) -> None:
+    """A password opens them; a wrong one, or none, is an error that names the file. The password is told to nobody."""
+    path = tmp_path / "secret.pdf"
+    path.write_bytes(book(encrypt=StandardEncryption("sesame", ownerPassword="owner", strength=128)))
+    reader = Reader(password="sesame")
+    assert numbers(await call(reader, "load_data", path)) == [0, 1, 2]
+    assert numbers(await call(pickle.loads(pickle.dumps(reader)), "load_data", path)) == [0, 1, 2]
+    assert "sesame" not in f"{reader.to_dict()} {reader!r} {reader} {reader.to_json()}"
+    for password, words in (("wrong", "password is wrong"), (None, "pass password=")):
+        with pytest.raises(PdfPasswordError, match=f"secret.pdf: .*{words}"):
+            await call(Reader(password=password), "load_data", path)
 
 
-def test_nodes_are_chained_pages_of_one_source(samples: Path) -> None:
-    """Ids and digests are distinct, neighbours know one another, and all name the PDF as their source."""
-    nodes = NemoVLMPDFReader(images=False).load_nodes(samples / "annual-report.pdf", {"file_name": "mine"})
-    assert len({node.node_id for node in nodes}) == len({node.metadata["image_sha256"] for node in nodes}) == 8
-    assert [node.metadata["page_label"] for node in nodes][:4] == ["i", "ii", "iii", "1"]
-    assert {node.metadata["file_name"] for node in nodes} == {"mine"}
-    assert {node.ref_doc_id for node in nodes} == {str(samples / "annual-report.pdf")}
-    for left, right in pairwise(nodes):
-        assert left.relationships[NodeRelationship.NEXT].node_id == right.node_id  # type: ignore[union-attr]
-        assert right.relationships[NodeRelationship.PREVIOUS].node_id == left.node_id  # type: ignore[union-attr]
+async def test_bad_pages_and_files(tmp_path: Path, caplog: pytest.LogCaptureFixture, call: Door) -> None:
+    """Raised by default; with `on_error="skip"` a warning names what is left out, and the other pages come."""
+    page, junk, none = tmp_path / "page.pdf", tmp_path / "junk.pdf", tmp_path / "none.pdf"
+    page.write_bytes(broken())
+    junk.write_bytes(b"no PDF")
+    for path, kind, words in (
+        (page, PdfPageError, "page.pdf page 2"),
+        (junk, PdfFormatError, "junk.pdf"),
+        (none, PdfError, "none.pdf: .*No such file"),
+    ):
+        with pytest.raises(kind, match=words):
+            await call(Reader(), "load_data", path)
+        caplog.clear()
+        assert numbers(await call(Reader(on_error="skip"), "load_data", path)) == ([0, 2] if path == page else [])
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert re.search(words, caplog.text)
+    assert [node.metadata["page"] for node in Reader(on_error="skip").load_nodes(page)] == [0, 2]
 
 
-def test_scans_are_not_dropped(embedding: NemoVLMEmbedding, samples: Path) -> None:
-    """Pages without text layer keep content of their own, so that no index skips them and no cache mixes them up."""
-    documents = NemoVLMPDFReader().load_data(samples / "archive-bulletin.pdf")
-    assert [bool(document.text) for document in documents] == [True, False, False, True]
-    assert all(document.get_content(metadata_mode="all") for document in documents)
-    assert len({document.hash for document in documents}) == 4
-    index = MultiModalVectorStoreIndex.from_documents(documents, embed_model=embedding, image_embed_model=embedding)
-    found = index.as_retriever(image_similarity_top_k=9, similarity_top_k=9).text_to_image_retrieve("x")
-    assert {hit.node.metadata["page"] for hit in found} == {0, 1, 2, 3}
+async def test_pages_are_rendered_when_asked_for(pdf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first document costs one page, and not even that before it is wanted."""
+    drawn: list[int] = []
+    page = Renderer.page
+    monkeypatch.setattr(Renderer, "page", lambda renderer, index: drawn.append(index) or page(renderer, index))
+    for lazy in (Reader().lazy_load_data(pdf), await Reader().alazy_load_data(pdf)):
+        drawn.clear()
+        stream = iter(lazy)
+        assert drawn == []
+        assert numbers([next(stream)]) == drawn == [0]
+        assert numbers(list(stream)) == [1, 2]
+        assert drawn == [0, 1, 2]
 
 
-def test_through_simple_directory_reader(samples: Path) -> None:
-    """As a file extractor it gets the framework's metadata and gives one image document a page."""
-    documents = SimpleDirectoryReader(
-        input_files=[samples / "staff-handbook.pdf"], file_extractor={".pdf": NemoVLMPDFReader()}, raise_on_error=True
-    ).load_data()
-    assert len(documents) == 5
-    assert all(isinstance(document, ImageDocument) for document in documents)
-    assert documents[0].metadata["file_type"] == "application/pdf"
-    assert documents[0].metadata["page_label"] == "1"
+def test_a_half_read_file_blocks_nobody(pdf: Path) -> None:
+    """While one stream rests between two pages, or is dropped there, another thread reads the same file."""
+    resting, dropped = (iter(Reader().lazy_load_data(pdf)) for _ in range(2))
+    assert numbers([next(resting), next(dropped)]) == [0, 0]
+    del dropped
+    others: list[Document] = []
+    thread = threading.Thread(target=lambda: others.extend(Reader().load_data(pdf)), daemon=True)
+    thread.start()
+    thread.join(60)
+    assert numbers(others) == [0, 1, 2]
+    assert numbers(list(resting)) == [1, 2]
 
 
-def test_from_another_file_system(samples: Path) -> None:
-    """With an fsspec file system the PDF is read through it."""
-    from fsspec.implementations.memory import MemoryFileSystem
+# Other doors
 
+
+@pytest.mark.parametrize("num_workers", [None, 2])
+async def test_through_simple_directory_reader(num_workers: int | None, tmp_path: Path, call: Door) -> None:
+    """As a file extractor it adds the framework's metadata, without another hash; in processes as well."""
+    for name in ("a.pdf", "b.PDF"):
+        (tmp_path / name).write_bytes(book())
+    reader = SimpleDirectoryReader(tmp_path, file_extractor={".pdf": Reader()}, raise_on_error=True)
+    first = await call(reader, "load_data", num_workers=num_workers)
+    assert [(d.metadata["file_name"], d.metadata["page"]) for d in first] == [
+        (name, page) for name in ("a.pdf", "b.PDF") for page in range(3)
+    ]
+    assert {d.metadata["file_type"] for d in first} == {"application/pdf"}
+    assert [d.id_ for d in first[:3]] == [d.id_ for d in Reader().load_data(tmp_path / "a.pdf")]
+    os.utime(tmp_path / "a.pdf", (10**9, 10**9))
+    again = await call(reader, "load_data", num_workers=num_workers)
+    assert again[0].metadata != first[0].metadata
+    assert [d.hash for d in again] == [d.hash for d in first]
+
+
+async def test_from_another_file_system(call: Door) -> None:
+    """PDFs are read through fsspec, by LlamaIndex's reader or alone, under the names that they have there."""
     fs = MemoryFileSystem()
-    fs.pipe("/box/staff.pdf", (samples / "staff-handbook.pdf").read_bytes())
-    documents = list(NemoVLMPDFReader(images=False).lazy_load_data("/box/staff.pdf", fs=fs))
-    assert [document.metadata["file_path"] for document in documents] == ["/box/staff.pdf"] * 5
+    fs.store.clear()
+    fs.pipe("/box/a.pdf", book())
+    through = SimpleDirectoryReader("/box", fs=fs, file_extractor={".pdf": Reader()}, raise_on_error=True)
+    alone = await call(Reader(), "load_data", "/box/a.pdf", fs=fs)
+    for documents in (await call(through, "load_data"), alone):
+        assert numbers(documents) == [0, 1, 2]
+        assert {(d.metadata["file_path"], d.metadata["file_name"]) for d in documents} == {("/box/a.pdf", "a.pdf")}
+    assert [node.id_ for node in Reader().load_nodes("/box/a.pdf", fs=fs)] == [d.id_ for d in alone]
 
 
-def test_a_missing_pdf(tmp_path: Path) -> None:
-    """Errors are raised, not printed."""
-    with pytest.raises(PdfError, match="No such file"):
-        NemoVLMPDFReader().load_data(tmp_path / "none.pdf")
+async def test_errors_of_another_file_system(caplog: pytest.LogCaptureFixture, call: Door) -> None:
+    """They are those of local files: of type PdfError, with the name of the file, or warnings."""
+    fs = MemoryFileSystem()
+    fs.store.clear()
+    fs.pipe("/box/junk.pdf", b"no PDF")
+    fs.pipe("/box/page.pdf", broken())
+    for path, kind, words in (
+        ("/box/none.pdf", PdfError, "/box/none.pdf: the file cannot be read"),
+        ("/box/junk.pdf", PdfFormatError, "/box/junk.pdf"),
+        ("/box/page.pdf", PdfPageError, "page 2"),
+    ):
+        with pytest.raises(kind, match=words):
+            await call(Reader(), "load_data", path, fs=fs)
+        caplog.clear()
+        read = await call(Reader(on_error="skip"), "load_data", path, fs=fs)
+        assert numbers(read) == ([0, 2] if "page" in path else [])
+        assert re.search(words, caplog.text)
+
+
+def test_documents_travel(pdf: Path) -> None:
+    """Readers, documents and nodes go through pickle, and documents through JSON, with picture, text and ids."""
+    reader = pickle.loads(pickle.dumps(Reader(pages=[0, 1])))
+    assert NemoVLMPDFReader.from_dict(reader.to_dict()) == reader
+    for options in ({}, {"inline": True}, {"images": False}):
+        for document in Reader(**options).load_data(pdf):
+            copy = pickle.loads(pickle.dumps(document))
+            assert (copy, copy.hash) == (document, document.hash)
+    for document in reader.load_data(pdf):
+        stored = ImageDocument.from_dict(json.loads(document.to_json()))
+        for name in ("id_", "text", "metadata", "image_path", "image_mimetype", "excluded_llm_metadata_keys"):
+            assert getattr(stored, name) == getattr(document, name)
+        assert stored.get_content(MetadataMode.EMBED) == document.get_content(MetadataMode.EMBED)
+
+
+# Nodes
+
+
+def test_nodes_are_chained_pages_of_one_source(pdf: Path) -> None:
+    """`load_nodes` gives ImageNodes with the ids of the documents; neighbours know one another, all know the PDF."""
+    nodes, documents = Reader().load_nodes(pdf, {"shelf": 7}), Reader().load_data(pdf, {"shelf": 7})
+    for node, document in zip(nodes, documents, strict=True):
+        assert type(node) is ImageNode
+        same = ("id_", "text", "metadata", "image_path", "image_mimetype", "excluded_embed_metadata_keys")
+        assert [getattr(node, name) for name in same] == [getattr(document, name) for name in same]
+        assert node.get_content(MetadataMode.EMBED) == document.get_content(MetadataMode.EMBED)
+    assert {node.ref_doc_id for node in nodes} == {str(pdf)}
+    for left, right in pairwise(nodes):
+        assert left.next_node is not None
+        assert right.prev_node is not None
+        assert (left.next_node.node_id, right.prev_node.node_id) == (right.node_id, left.node_id)
+    assert (nodes[0].prev_node, nodes[-1].next_node) == (None, None)
+
+
+async def test_the_parser_makes_one_node_a_page(tmp_path: Path, call: Door) -> None:
+    """However long its text is, where LlamaIndex's own splitter cuts; picture, metadata and source are kept."""
+    path = tmp_path / "long.pdf"
+    path.write_bytes(book(BOOK[:2]))
+    documents = Reader().load_data(path)
+    documents[0].set_content("word " * 3000)
+    assert len(SentenceSplitter().get_nodes_from_documents(documents)) > len(documents)
+    nodes = await call(NemoVLMPageParser(), "get_nodes_from_documents", documents)
+    for node, document in zip(nodes, documents, strict=True):
+        assert type(node) is ImageNode
+        same = ("text", "metadata", "image_path", "image_mimetype")
+        same += ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys")
+        assert [getattr(node, name) for name in same] == [getattr(document, name) for name in same]
+        assert node.image_mimetype == "image/png"
+        assert (node.ref_doc_id, node.source_node.hash) == (document.id_, document.hash)
+        assert str(UUID(node.id_)) == node.id_ != document.id_
+    again = await call(NemoVLMPageParser(), "get_nodes_from_documents", Reader().load_data(path))
+    assert [node.id_ for node in again] == [node.id_ for node in nodes]
+    assert nodes[0].id_ != nodes[1].id_
+
+
+def test_the_parser_takes_any_document(pdf: Path) -> None:
+    """Those with text alone become TextNodes; pictures inside documents, or at an address, stay with theirs."""
+
+    def parsed(*documents: Document) -> list[BaseNode]:
+        return NemoVLMPageParser().get_nodes_from_documents(list(documents))
+
+    texts = parsed(*Reader(images=False).load_data(pdf), Document(text="note", metadata={"a": 1}, id_="n"))
+    assert [type(node) for node in texts] == [TextNode] * 4
+    assert (texts[-1].get_content(MetadataMode.EMBED), texts[-1].ref_doc_id) == ("a: 1\n\nnote", "n")
+    (inside,) = parsed(*Reader(inline=True, pages=[1]).load_data(pdf))
+    (page,) = iter_pages(pdf, pages=[1], dpi=40)
+    assert isinstance(inside, ImageNode)
+    assert np.array_equal(Image.open(inside.resolve_image()), page.image)
+    (away,) = parsed(ImageDocument(image_resource=MediaResource(url="http://example.com/a.png"), text="x"))
+    assert (type(away), away.image_url) == (ImageNode, "http://example.com/a.png")  # type: ignore[attr-defined]
+    assert NodeRelationship.SOURCE in away.relationships

@@ -1,6 +1,7 @@
 """LangChain's byte stores as the cache of an `Embedder`."""
 
 from collections.abc import Iterator, MutableMapping
+from typing import Self
 
 from langchain_core.stores import ByteStore
 
@@ -10,6 +11,9 @@ class ByteStoreCache(MutableMapping[str, bytes]):
 
     def __init__(self, store: ByteStore) -> None:
         self._store = store
+
+    def __deepcopy__(self, _: object) -> Self:
+        return self  # copied embeddings keep their vectors where the original does
 
     def __getitem__(self, key: str) -> bytes:
         (value,) = self._store.mget([key])

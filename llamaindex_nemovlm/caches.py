@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Iterator, MutableMapping
+from typing import Self
 
 from llama_index.core.storage.kvstore.types import BaseKVStore
 
@@ -13,6 +14,9 @@ class KVStoreCache(MutableMapping[str, bytes]):
 
     def __init__(self, store: BaseKVStore) -> None:
         self._store = store
+
+    def __deepcopy__(self, _: object) -> Self:
+        return self  # a copied embedding keeps its vectors where the original does
 
     def __getitem__(self, key: str) -> bytes:
         value = self._store.get(key, collection=_COLLECTION)

@@ -24,6 +24,7 @@ from nemovlm.download import ImageUrl
 from nemovlm.errors import ConfigurationError, NemoVLMError
 from nemovlm.images import ImageSource, image_in, image_source
 from nemovlm.inputs import Modality, Passage, Vector, image_passages, leave_out
+from nemovlm.settings import Knobs
 
 ImageReference: TypeAlias = ImageType | Path | bytes | Image.Image | ImageUrl
 """What LlamaIndex passes for an image, and more: a path, a `file://` or data URL, an image in base64, an open binary
@@ -67,13 +68,14 @@ class NemoVLMEmbedding(Adapter, MultiModalEmbedding):
         super().__init__(**fields)
         settings = self._embedder.settings
         if settings.remote and "embed_batch_size" not in fields:
-            self.embed_batch_size = min(_MOST, settings.max_batch_size * settings.max_concurrency)
+            # Not by assignment, or it would count as given, and copies with other settings would keep it.
+            self.__dict__["embed_batch_size"] = min(_MOST, settings.max_batch_size * settings.max_concurrency)
         if settings.model:  # else only the server knows, and it is not asked yet
             self.model_name = self._embedder.model
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "embeddings_cache" and value is not None:
-            raise ConfigurationError("embeddings_cache is taken when the object is made: pass it to the constructor")
+        if name in Knobs.model_fields or (name == "embeddings_cache" and value is not None):
+            raise ConfigurationError(f"{name} is taken when the object is made; use model_copy(update=...) for another")
         super().__setattr__(name, value)
 
     @classmethod
@@ -269,7 +271,7 @@ class NemoVLMEmbedding(Adapter, MultiModalEmbedding):
 
 def _image_of(node: BaseNode) -> ImageReference | None:
     if isinstance(node, ImageNode):
-        return _data_url(node.image) if node.image else node.image_path or node.image_url
+        return _data_url(node.image) if node.image else node.image_path or node.image_url or None
     resource = node.image_resource if isinstance(node, Node) else None
     if resource is None:
         return None
@@ -279,7 +281,8 @@ def _image_of(node: BaseNode) -> ImageReference | None:
 
 
 def _data_url(letters: str) -> str:
-    return f"data:image/png;base64,{letters}"  # what it really is, its own first bytes say
+    # What it really is, its first bytes say. LlamaIndex takes base64 with line ends, too.
+    return f"data:image/png;base64,{''.join(letters.split())}"
 
 
 def _spread(vectors: Iterable[Vector | None], places: Iterable[int], total: int) -> list[Embedding | None]:

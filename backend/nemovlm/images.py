@@ -95,9 +95,14 @@ def image_source(reference: "ImageSource | BinaryIO") -> ImageSource:
     if isinstance(reference, (str, bytes, Path, Image.Image, ImageUrl)):
         return reference
     if not hasattr(reference, "read"):
-        raise ImageError(f"a {type(reference).__name__} is no image: pass a path, bytes, a data URL or a Pillow image")
-    reference.seek(0)
-    return reference.read()
+        raise ImageError(
+            f"{type(reference).__name__} is no type of image: pass a path, bytes, a data URL or a Pillow image"
+        )
+    try:
+        reference.seek(0)
+        return reference.read()
+    except (OSError, ValueError) as error:  # ValueError: it is closed
+        raise ImageError(f"the open file cannot be read: {error}") from error
 
 
 def encode_jpeg(image: Image.Image, *, longest_edge: int, quality: int = 80) -> bytes:

@@ -76,7 +76,7 @@ class NemoVLMPDFParser(BaseBlobParser):
         # The bytes themselves are all that tells a nameless blob from another.
         name = blob.source or f"sha256:{sha256(blob.as_bytes()).hexdigest()}"
         try:
-            for page in iter_pages(content, **self._options):
+            for page in iter_pages(content, name=blob.source, **self._options):
                 yield self._document(page, blob, name)
         except PdfPageError:
             raise  # it went where `on_error` says

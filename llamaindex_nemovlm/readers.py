@@ -132,12 +132,11 @@ class NemoVLMPDFReader(BasePydanticReader):
                 dpi=self.dpi,
                 workers=self.workers,
                 on_error=self.on_error,
+                name=str(file),
             )
         except PdfPageError:
             raise  # it went where `on_error` says
         except PdfError as error:
-            if fs is not None:  # where bytes are all that the error knows of
-                error.item = error.item and error.item.replace("<bytes>", str(file))
             leave_out(error, self.on_error)
 
     def _facts(self, page: Page, file: str | Path, extra_info: dict[str, Any] | None) -> dict[str, Any]:

@@ -27,6 +27,7 @@ def iter_pages(
     dpi: float | None = None,
     workers: int = 1,
     on_error: OnError = "raise",
+    name: str | None = None,
 ) -> Iterator[Page]:
     """Yield the pages of a PDF, in order, one at a time: memory does not grow with the document.
 
@@ -42,6 +43,7 @@ def iter_pages(
             `if __name__ == "__main__":` in scripts.
         on_error: What to do with a page that fails: `"raise"`, `"skip"` it with a warning in the log, or call
             a function with the `PdfPageError`. The other pages come in any case but the first.
+        name: What pages and errors call the PDF, instead of its path or `<bytes>`.
 
     Raises:
         PdfError: The file cannot be read; `PdfPasswordError`, `PdfSecurityError`, `PdfFormatError` say why.
@@ -53,7 +55,7 @@ def iter_pages(
         raise ConfigurationError(f"dpi must be a positive number, not {dpi}")
     if workers < 1:
         raise ConfigurationError(f"workers={workers}: one process at least has to render")
-    with Renderer(_path_or_bytes(source), password, tiling, dpi) as renderer:
+    with Renderer(_path_or_bytes(source), password, tiling, dpi, name) as renderer:
         wanted = range(renderer.total) if pages is None else pages
         for render in in_processes(renderer, wanted, workers) if workers > 1 else in_turn(renderer, wanted):
             try:
@@ -66,7 +68,7 @@ def iter_pages(
 
 def count_pages(source: PdfSource, *, password: str | None = None) -> int:
     """Return how many pages a PDF has. Raises like `iter_pages`."""
-    with Renderer(_path_or_bytes(source), password, NEMOTRON_TILING, None) as renderer:
+    with Renderer(_path_or_bytes(source), password) as renderer:
         return renderer.total
 
 

@@ -25,7 +25,7 @@ from PIL import Image
 from nemovlm.errors import PdfError, PdfFormatError, PdfPageError, PdfPasswordError, PdfSecurityError
 from nemovlm.images import MAX_PIXELS, save_png
 from nemovlm.inputs import Modality, Passage
-from nemovlm.models.tiling import Tiling
+from nemovlm.models.tiling import NEMOTRON_TILING, Tiling
 
 _log = logging.getLogger("nemovlm")
 
@@ -54,7 +54,7 @@ class Page:
     """One page of a PDF."""
 
     source: str
-    """The path as given, or `<bytes>`."""
+    """The name that was given, the path as given, or `<bytes>`."""
     index: int
     """0-based."""
     label: str
@@ -141,9 +141,16 @@ class Drawn:
 class Renderer:
     """An open document that draws one page at a time, and goes to another process by being opened there."""
 
-    def __init__(self, source: Path | bytes, password: str | None, tiling: Tiling, dpi: float | None) -> None:
-        self._recipe = (source, password, tiling, dpi)
-        self.name = str(source) if isinstance(source, Path) else "<bytes>"
+    def __init__(
+        self,
+        source: Path | bytes,
+        password: str | None = None,
+        tiling: Tiling = NEMOTRON_TILING,
+        dpi: float | None = None,
+        name: str | None = None,
+    ) -> None:
+        self._recipe = (source, password, tiling, dpi, name)
+        self.name = name or (str(source) if isinstance(source, Path) else "<bytes>")
         self._tiling = tiling
         self._dpi = dpi
         self._canvas = bytearray()  # kept from page to page: the first touch of fresh memory costs as much as drawing

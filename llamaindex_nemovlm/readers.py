@@ -114,7 +114,8 @@ class NemoVLMPDFReader(BasePydanticReader):
         source = RelatedNodeInfo(node_id=str(file), metadata={"file_path": str(file)})
         nodes: list[TextNode] = []
         for page in self._pages(file, fs):
-            facts = self._facts(page, file, extra_info) | {"text": page.text}
+            facts = self._facts(page, file, extra_info)
+            facts |= {"id_": _node_id(facts["id_"], page.sha256), "text": page.text}
             node = self._image_node(page, facts) if self.images else TextNode(**facts)
             node.relationships[NodeRelationship.SOURCE] = source
             if nodes:
@@ -169,7 +170,8 @@ def _read(file: str | Path, fs: Any) -> bytes:
         with fs.open(str(file), "rb") as remote:
             content: bytes = remote.read()
     except OSError as error:
-        raise PdfError(f"the file cannot be read: {error.strerror or error}").at(str(file)) from error
+        reason = error.strerror or type(error).__name__
+        raise PdfError(f"the file cannot be read: {reason}").at(str(file)) from error
     return content
 
 
@@ -188,9 +190,14 @@ class NemoVLMPageParser(NodeParser):
         return [_node(node) for node in nodes]
 
 
+def _node_id(document_id: str, content: str) -> str:
+    """Return the id of a node, another one for other content: some stores keep the old vector of an id they have."""
+    return str(uuid5(NAMESPACE_URL, f"{document_id}#{content}"))
+
+
 def _node(document: BaseNode) -> TextNode:
     facts: dict[str, Any] = {
-        "id_": str(uuid5(NAMESPACE_URL, f"{document.node_id}#node")),
+        "id_": _node_id(document.node_id, document.hash),
         "text": document.get_content(),
         "metadata": document.metadata,
         "excluded_embed_metadata_keys": document.excluded_embed_metadata_keys,

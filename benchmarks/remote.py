@@ -2,9 +2,10 @@
 
 throughput: Short texts to a server that answers 200 ms after a request came in, however many there are, and refuses
     more than 8 items in one. `Embedder.embed` and `aembed`, with 8 and with 32 requests at once, against a bare httpx
-    loop, langchain-nvidia-ai-endpoints and llama-index-embeddings-nvidia (its async side with 8 workers), each with
-    batches of 8 and whatever else by default. The ideal is rounds x 200 ms: no work between replies. Clients that send
-    one request after the other get a quarter of the texts, unless `--full`: their rate does not depend on how many.
+    loop, through our classes for LangChain and LlamaIndex, and against langchain-nvidia-ai-endpoints and
+    llama-index-embeddings-nvidia (its async side with 8 workers), each with batches of 8 and whatever else by default.
+    The ideal is rounds x 200 ms: no work between replies. Clients that send one request after the other get a quarter
+    of the texts, unless `--full`: their rate does not depend on how many.
 cpu: CPU time of this process for one page, against a bare httpx loop that sends the same pages in requests of the
     same sizes, as many at once. The server answers at once. Pages are PNG files, or Pillow images, which both sides
     have to encode.
@@ -141,8 +142,12 @@ def clients(url: str) -> dict[str, Client]:
     from langchain_nvidia_ai_endpoints import NVIDIAEmbeddings
     from llama_index.embeddings.nvidia import NVIDIAEmbedding
 
+    from langchain_nemovlm import NemoVLMEmbeddings
+    from llamaindex_nemovlm import NemoVLMEmbedding
+
     peer = {"model": MODEL, "base_url": f"{url}/v1", "api_key": "none"}
     ours = partial(Embedder, MODEL, base_url=url, max_batch_size=BATCH)
+    adapters = {NemoVLMEmbeddings: "embed_documents", NemoVLMEmbedding: "get_text_embedding_batch"}
     langchain = partial(NVIDIAEmbeddings, **peer, max_batch_size=BATCH, usage_telemetry_enabled=False)
     llamaindex = partial(NVIDIAEmbedding, **peer, embed_batch_size=BATCH, num_workers=WORKERS)
     return {
@@ -150,6 +155,13 @@ def clients(url: str) -> dict[str, Client]:
         f"nemovlm `aembed`, {WORKERS} at once": Client(partial(ours, max_concurrency=WORKERS), "aembed", WORKERS),
         f"nemovlm `embed`, {MANY} at once": Client(partial(ours, max_concurrency=MANY), "embed", MANY, False),
         f"nemovlm `aembed`, {MANY} at once": Client(partial(ours, max_concurrency=MANY), "aembed", MANY),
+        **{
+            f"{kind.__name__} `{colour}{door}`": Client(
+                partial(kind, model=MODEL, base_url=url, max_batch_size=BATCH), colour + door, WORKERS, bool(colour)
+            )
+            for kind, door in adapters.items()
+            for colour in ("", "a")
+        },
         f"httpx loop, {WORKERS} at once": Client(partial(HttpxLoop, url, WORKERS), "embed", WORKERS),
         f"httpx loop, {MANY} at once": Client(partial(HttpxLoop, url, MANY), "embed", MANY),
         "LangChain `embed_documents`": Client(langchain, "embed_documents", 1, False),

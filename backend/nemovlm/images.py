@@ -211,7 +211,7 @@ def read_image(source: bytes | Path | str | ImageUrl) -> bytes:
             data = source.read_bytes()
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             text = str(source)  # it may be base64 taken for a path
-            name = text if len(text) <= 60 or (len(text) <= 300 and "." in text) else f"{text[:40]}..."
+            name = text if len(text) <= 300 and image_in(text) is None else f"{text[:40]}..."
             raise ImageError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from error
     elif isinstance(source, str):
         data = _decode_data_url(source)

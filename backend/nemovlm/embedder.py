@@ -493,7 +493,13 @@ _closing: set[asyncio.Task[None]] = set()  # a loop alone would let tasks be col
 
 def _keep(closing: asyncio.Task[None]) -> None:
     _closing.add(closing)
-    closing.add_done_callback(_closing.discard)
+    closing.add_done_callback(_forget)
+
+
+def _forget(closing: asyncio.Task[None]) -> None:
+    _closing.discard(closing)
+    if not closing.cancelled():
+        closing.exception()  # seen to: when Python ends, threads are gone before engines, and nobody is left to be told
 
 
 async def _learn_dimension(engine: Engine) -> int:

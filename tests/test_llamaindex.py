@@ -7,7 +7,6 @@ import re
 import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
-from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from uuid import UUID
 
 import numpy as np
 import pytest
+from books import BOOK, book
 from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped]
 from llama_index.core import SimpleDirectoryReader
 from llama_index.core.node_parser import SentenceSplitter
@@ -31,7 +31,6 @@ from llama_index.core.schema import (
 from PIL import Image
 from pydantic import AnyUrl
 from reportlab.lib.pdfencrypt import StandardEncryption  # type: ignore[import-untyped]
-from reportlab.pdfgen.canvas import Canvas  # type: ignore[import-untyped]
 
 from llamaindex_nemovlm import NemoVLMPageParser, NemoVLMPDFReader
 from nemovlm.errors import PdfError, PdfFormatError, PdfPageError, PdfPasswordError
@@ -39,29 +38,11 @@ from nemovlm.pdf import iter_pages
 from nemovlm.pdfium import Renderer
 
 Door = Callable[..., Awaitable[Any]]
-Pages = list[tuple[str, str | None]]  # colours and texts
 
 Reader: Any = partial(NemoVLMPDFReader, dpi=40)
-BOOK: Pages = [("red", "one"), ("green", None), ("blue", "three")]
 TABLE = (Path(__file__).parents[1] / "docs" / "llamaindex.md").read_text("utf-8").split("| metadata | |\n")[1]
 SHOWN, HIDDEN = ([word for word in re.findall(r"`(\w+)`", row) if word != "points"] for row in TABLE.splitlines()[1:3])
 DATE = b"/CreationDate (D:20000101000000+00'00')"
-
-
-def book(pages: Pages = BOOK, **options: Any) -> bytes:
-    """A PDF of pages of one colour and one text, or none."""
-    file = BytesIO()
-    canvas = Canvas(file, pagesize=(200, 300), invariant=1, **options)
-    for name in ("Title", "Author", "Subject", "Keywords", "Creator", "Producer"):
-        getattr(canvas, f"set{name}")(f"a {name}")
-    for colour, text in pages:
-        canvas.setFillColor(colour)
-        canvas.rect(20, 100, 150, 100, fill=1)
-        if text is not None:
-            canvas.drawString(20, 250, text)
-        canvas.showPage()
-    canvas.save()
-    return file.getvalue()
 
 
 def broken() -> bytes:

@@ -5,8 +5,10 @@ from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
 
+import books
 import numpy as np
 import pytest
+from books import BOOK, Pages
 from chromadb import PersistentClient
 from llama_index.core import QueryBundle, StorageContext, VectorStoreIndex, load_index_from_storage
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ImageBlock, LLMMetadata
@@ -22,7 +24,6 @@ from llama_index.vector_stores.lancedb import LanceDBVectorStore
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from pydantic import PrivateAttr
 from qdrant_client import AsyncQdrantClient, QdrantClient
-from reportlab.pdfgen.canvas import Canvas  # type: ignore[import-untyped]
 
 from llamaindex_nemovlm import NemoVLMEmbedding, NemoVLMPageParser, NemoVLMPDFReader
 from nemovlm import Embedder, Passage
@@ -34,9 +35,6 @@ pytestmark = [
 ]
 
 Door = Callable[..., Awaitable[Any]]
-Pages = list[tuple[str, str | None]]  # colours and texts
-
-BOOK: Pages = [("red", "one"), ("green", None), ("blue", "three")]
 CHANGED: Pages = [BOOK[0], ("black", None), BOOK[2]]
 LONGER: Pages = [*CHANGED, ("orange", None)]
 PAGES: Any = NemoVLMPageParser()
@@ -44,15 +42,8 @@ Reader: Any = partial(NemoVLMPDFReader, dpi=40)
 
 
 def book(path: Path, pages: Pages = BOOK) -> Path:
-    """Write a PDF of pages of one colour and one text, or none."""
-    canvas = Canvas(str(path), pagesize=(200, 300), invariant=1)
-    for colour, text in pages:
-        canvas.setFillColor(colour)
-        canvas.rect(20, 100, 150, 100, fill=1)
-        if text is not None:
-            canvas.drawString(20, 250, text)
-        canvas.showPage()
-    canvas.save()
+    """Write a book there."""
+    path.write_bytes(books.book(pages))
     return path
 
 

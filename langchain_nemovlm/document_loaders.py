@@ -13,7 +13,7 @@ from langchain_nemovlm.pages import markdown
 from nemovlm.errors import ConfigurationError, PdfError, PdfPageError
 from nemovlm.images import encode_png
 from nemovlm.inputs import OnError, check_on_error, leave_out
-from nemovlm.pdf import Page, iter_pages, page_id, pdfs_below
+from nemovlm.pdf import Page, iter_pages, local, page_id, pdfs_below
 
 
 class NemoVLMPDFParser(BaseBlobParser):
@@ -104,11 +104,11 @@ class NemoVLMPDFParser(BaseBlobParser):
 class NemoVLMPDFLoader(BaseLoader):
     """Loads a PDF, or all PDFs in a folder and below, one document a page; the options are those of `NemoVLMPDFParser`.
 
-    Lazy in async code as well. Raises `ConfigurationError` like the parser.
+    Lazy in async code as well. Raises `ConfigurationError` like the parser, and `PdfError` for an address.
     """
 
     def __init__(self, file_path: str | Path, **options: Any) -> None:
-        self.file_path = Path(file_path)
+        self.file_path = local(file_path)
         self._parser = NemoVLMPDFParser(**options)
 
     def lazy_load(self) -> Iterator[Document]:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from llamaindex_nemovlm.caches import KVStoreCache
 from nemovlm.adapter import Adapter
 from nemovlm.download import ImageUrl
-from nemovlm.errors import ConfigurationError, NemoVLMError
+from nemovlm.errors import ConfigurationError, ImageError, NemoVLMError
 from nemovlm.images import ImageSource, image_in, image_source
 from nemovlm.inputs import Modality, Passage, Vector, image_passages, leave_out
 from nemovlm.settings import Knobs
@@ -254,7 +254,9 @@ class NemoVLMEmbedding(Adapter, MultiModalEmbedding):
 
     def _source(self, reference: ImageReference) -> ImageSource:
         if isinstance(reference, str):
-            if self.fetch_urls and reference.startswith(("http://", "https://")):
+            if reference.startswith(("http://", "https://")):
+                if not self.fetch_urls:
+                    raise ImageError("addresses are not fetched unless fetch_urls=True; download the image, or set it")
                 return ImageUrl(reference)
             if image := image_in(reference):
                 return image

@@ -176,6 +176,14 @@ async def test_four_contents(pdf: Path, tmp_path: Path, call: Door) -> None:
     assert "image_path" not in (await load("text"))[0].metadata
 
 
+def test_an_address_is_no_path() -> None:
+    """It is said to be one, whoever is asked, and nothing is fetched."""
+    address = "https://example.com/a.pdf"
+    for ask in (NemoVLMPDFLoader, lambda path: list(iter_pages(path))):
+        with pytest.raises(PdfError, match=r"^https://example\.com/a\.pdf: addresses are not fetched"):
+            ask(address)
+
+
 @pytest.mark.parametrize("name", ["a [b](c).pdf", "two\nlines.pdf", "![x](y).pdf", "a\\b\u2028c.pdf", "%41:).pdf"])
 def test_names_of_files_do_not_matter(pdf: Path, tmp_path: Path, name: str) -> None:
     """Whatever the PDF and the folder of pictures are called, the name of the picture is found again."""

@@ -179,7 +179,7 @@ async def test_addresses_are_fetched_if_that_is_asked_for(
 ) -> None:
     """A string with an address is an error, and nothing is asked; `fetch_urls` fetches it, of a node as well."""
     address, asked = web
-    with pytest.raises(ImageError, match="are not fetched"):
+    with pytest.raises(ImageError, match="are not fetched unless fetch_urls=True"):
         await call(embedding, "get_image_embedding", address)
     with pytest.raises(ImageError, match="are not fetched"):
         await call(transformation(embedding), "call", [ImageNode(image_url=address)])

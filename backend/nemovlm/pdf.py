@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import BinaryIO, TypeAlias
 from uuid import NAMESPACE_URL, uuid5
 
-from nemovlm.errors import ConfigurationError, PdfPageError
+from nemovlm.errors import ConfigurationError, PdfError, PdfPageError
 from nemovlm.inputs import OnError, check_on_error, leave_out
 from nemovlm.models.tiling import NEMOTRON_TILING, Tiling
 from nemovlm.pdfium import Page, Renderer
 from nemovlm.processes import in_processes, in_turn
 
-__all__ = ["Page", "PdfSource", "count_pages", "iter_pages", "page_id", "pdfs_below"]
+__all__ = ["Page", "PdfSource", "count_pages", "iter_pages", "local", "page_id", "pdfs_below"]
 
 PdfSource: TypeAlias = str | Path | bytes | BinaryIO
 """A path, the content of a PDF, or an open binary file (which is read to its end and stays open)."""
@@ -82,9 +82,16 @@ def pdfs_below(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".pdf" and path.is_file())
 
 
+def local(path: str | Path) -> Path:
+    """Return the path of a file or folder here. Raises `PdfError` for an address."""
+    if isinstance(path, str) and "://" in path:
+        raise PdfError("addresses are not fetched: download the PDF, and pass its path or its bytes").at(path)
+    return Path(path)
+
+
 def _path_or_bytes(source: PdfSource) -> Path | bytes:
     if isinstance(source, (str, Path)):
-        return Path(source)
+        return local(source)
     content = source if isinstance(source, bytes) else source.read()
     if not isinstance(content, bytes):  # of a text file: PDFium would take it for a path
         raise TypeError("a PDF is read from a path, from bytes, or from a file opened as binary")

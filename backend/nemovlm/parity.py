@@ -329,12 +329,12 @@ def _size(tiling: Tiling, grid: tuple[int, int]) -> tuple[int, int]:
     """Return pixels (width, height) that `tiling` cuts into `grid`.
 
     One side is a bit longer than the tiles and the other shorter, so that engines have to resize both ways. With very
-    many tiles that may be nearer to another grid; the very size of the tiles is always cut into them: a grid of
-    another aspect fits less, and one of the same aspect has a quarter of the tiles at most, or comes later.
+    many tiles that may be nearer to another grid; the very size of the tiles is not, and if a smaller grid of the same
+    aspect holds 0.6 of it, which counts as enough (5 x 5 against 4 x 4), it has to be larger.
     """
     width, height = grid[0] * tiling.tile, grid[1] * tiling.tile
-    stretched = width * 33 // 32, height * 31 // 32
-    return stretched if tiling.grid(*stretched) == grid else (width, height)
+    sizes = (width * 33 // 32, height * 31 // 32), (width, height), (width * 5 // 4, height * 5 // 4)
+    return next(size for size in sizes if tiling.grid(*size) == grid)
 
 
 def _page(name: str, width: int, height: int) -> Image.Image:

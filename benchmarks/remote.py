@@ -29,6 +29,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from io import BytesIO
 from itertools import cycle, islice, repeat, takewhile
 from math import ceil
 from pathlib import Path
@@ -43,7 +44,7 @@ from PIL import Image
 from slow_server import MODEL, serving, vectors_of
 
 from nemovlm import Embedder, iter_pages
-from nemovlm.images import Encoded, compact, data_url, encode_png
+from nemovlm.images import Encoded, compact, data_url
 from nemovlm.models.tiling import NEMOTRON_TILING
 from nemovlm.settings import Settings
 
@@ -99,6 +100,13 @@ class HttpxLoop:
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.aclose()
+
+
+def pillow_png(image: Image.Image) -> bytes:
+    """Return a PNG as Pillow writes it if nobody says more: not as this package does."""
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _url_of(file: bytes) -> str:
@@ -227,7 +235,7 @@ def cpu_of(work: Callable[[], Any], contents: Sequence[str]) -> float:
 
 def cpu(pdfs: Sequence[Path], count: int, rounds: int) -> None:
     """Print the table of CPU time."""
-    drawn = ((page.image, encode_png(page.image)) for pdf in pdfs for page in iter_pages(pdf))
+    drawn = ((page.image, pillow_png(page.image)) for pdf in pdfs for page in iter_pages(pdf))
     pages = list(islice((page for page in drawn if sent_for(page[1]).data == page[1]), count))
     images, files = zip(*islice(cycle(pages), count), strict=True)
     as_files = [data_url(file, "image/png") for file in files]
@@ -250,7 +258,7 @@ def cpu(pdfs: Sequence[Path], count: int, rounds: int) -> None:
         ways = {
             "files, httpx loop": partial(cpu_of, partial(loop, files), as_files),
             "files, `Embedder.embed`": partial(cpu_of, partial(embedder.embed, files), as_files),
-            "images, httpx loop": partial(cpu_of, lambda: loop([encode_png(image) for image in images]), as_files),
+            "images, httpx loop": partial(cpu_of, lambda: loop([pillow_png(image) for image in images]), as_files),
             "images, `Embedder.embed`": partial(cpu_of, partial(embedder.embed, images), as_sent),
         }
         taken = in_turns(ways, rounds)
@@ -287,7 +295,7 @@ def bytes_of_pages(pdfs: Sequence[Path], most: int) -> None:
             sent = sent_for(page.image)
             times.append(time.process_time() - start)
             ours.append(len(sent.data))
-            theirs.append(len(encode_png(large.image)))
+            theirs.append(len(pillow_png(large.image)))
             pixels.append([*page.image.size, *large.image.size])
             kinds[sent.mime_type] += 1
     width, height, large_width, large_height = (mean(column) for column in zip(*pixels, strict=True))

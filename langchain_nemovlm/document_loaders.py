@@ -10,10 +10,10 @@ from langchain_core.document_loaders import BaseBlobParser, BaseLoader, Blob
 from langchain_core.documents import Document
 
 from langchain_nemovlm.pages import markdown
-from nemovlm.errors import ConfigurationError, PdfError, PdfPageError
+from nemovlm.errors import ConfigurationError, PdfError
 from nemovlm.images import encode_png
-from nemovlm.inputs import OnError, check_on_error, leave_out
-from nemovlm.pdf import Page, iter_pages, local, page_id, pdfs_below
+from nemovlm.inputs import OnError, check_on_error
+from nemovlm.pdf import Page, iter_pages, local, page_id, pdfs_below, unreadable
 
 
 class NemoVLMPDFParser(BaseBlobParser):
@@ -71,23 +71,18 @@ class NemoVLMPDFParser(BaseBlobParser):
 
     def lazy_parse(self, blob: Blob) -> Iterator[Document]:
         """Yield one document a page. Raises `PdfError`, and `ImageError` if a picture cannot be written."""
-        # What a blob holds is what it is, even if it has a path, which may be that of a bucket.
-        content = Path(blob.path) if blob.path and blob.data is None else blob.as_bytes()
+        content = _file(blob) or blob.as_bytes()
         # The bytes themselves are all that tells a nameless blob from another.
         name = blob.source or f"sha256:{sha256(blob.as_bytes()).hexdigest()}"
-        try:
+        with unreadable(self.on_error):
             for page in iter_pages(content, name=blob.source, **self._options):
                 yield self._document(page, blob, name)
-        except PdfPageError:
-            raise  # it went where `on_error` says
-        except PdfError as error:
-            leave_out(error, self.on_error)
 
     def _document(self, page: Page, blob: Blob, name: str) -> Document:
         identity = page_id(name, page.index)
         facts = {key: value for key, value in page.metadata.items() if key not in page.info}
         metadata = {**page.info, **blob.metadata, **facts, "source": name, "doc_id": identity}
-        if blob.path and blob.data is None:  # else it is no file that could be opened again
+        if _file(blob):
             metadata["file_path"] = str(blob.path)
         content = page.text if self.content == "text" else ""
         if self.image_dir:
@@ -99,6 +94,11 @@ class NemoVLMPDFParser(BaseBlobParser):
             metadata["mime_type"] = "image/png"
             content = base64.b64encode(encode_png(page.image)).decode("ascii")
         return Document(id=identity, page_content=content, metadata=metadata)
+
+
+def _file(blob: Blob) -> Path | None:
+    """Return the file to read, or None for a blob that holds its content: then its path may be that of a bucket."""
+    return Path(blob.path) if blob.path and blob.data is None else None
 
 
 class NemoVLMPDFLoader(BaseLoader):

@@ -23,10 +23,9 @@ from llama_index.core.schema import (
 from llama_index.core.utils import get_cache_dir
 from pydantic import Field
 
-from nemovlm.errors import PdfError, PdfPageError
+from nemovlm.errors import PdfError
 from nemovlm.images import encode_png
-from nemovlm.inputs import leave_out
-from nemovlm.pdf import Page, iter_pages, page_id
+from nemovlm.pdf import Page, iter_pages, page_id, unreadable
 
 # Of no use to a model that reads the metadata. `image_sha256` keeps pages apart in LlamaIndex's caches.
 _NOT_FOR_MODELS = (
@@ -125,7 +124,7 @@ class NemoVLMPDFReader(BasePydanticReader):
         return nodes
 
     def _pages(self, file: str | Path, fs: Any) -> Iterator[Page]:
-        try:
+        with unreadable(self.on_error):
             yield from iter_pages(
                 _read(file, fs) if fs is not None else file,
                 pages=self.pages,
@@ -135,10 +134,6 @@ class NemoVLMPDFReader(BasePydanticReader):
                 on_error=self.on_error,
                 name=str(file),
             )
-        except PdfPageError:
-            raise  # it went where `on_error` says
-        except PdfError as error:
-            leave_out(error, self.on_error)
 
     def _facts(self, page: Page, file: str | Path, extra_info: dict[str, Any] | None) -> dict[str, Any]:
         known = {name: value for name, value in page.metadata.items() if value != ""}

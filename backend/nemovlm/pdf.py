@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 from uuid import NAMESPACE_URL, uuid5
@@ -12,7 +13,7 @@ from nemovlm.models.tiling import NEMOTRON_TILING, Tiling
 from nemovlm.pdfium import Page, Renderer
 from nemovlm.processes import in_processes, in_turn
 
-__all__ = ["Page", "PdfSource", "count_pages", "iter_pages", "local", "page_id", "pdfs_below"]
+__all__ = ["Page", "PdfSource", "count_pages", "iter_pages", "local", "page_id", "pdfs_below", "unreadable"]
 
 PdfSource: TypeAlias = str | Path | bytes | BinaryIO
 """A path, the content of a PDF, or an open binary file (which is read to its end and stays open)."""
@@ -64,6 +65,17 @@ def iter_pages(
                 leave_out(error, on_error)
             else:
                 yield page
+
+
+@contextmanager
+def unreadable(on_error: OnError) -> Iterator[None]:
+    """Do with the error of a whole PDF what `on_error` says; those of pages went there before, in `iter_pages`."""
+    try:
+        yield
+    except PdfPageError:
+        raise
+    except PdfError as error:
+        leave_out(error, on_error)
 
 
 def count_pages(source: PdfSource, *, password: str | None = None) -> int:

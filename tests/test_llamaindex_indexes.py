@@ -192,7 +192,7 @@ class Shelf:
 @pytest.fixture(params=["simple", "chroma", "lancedb", "qdrant", "qdrant in memory"])
 def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shelf]:
     if request.node.callspec.params.get("call") == "async" and request.param.startswith("qdrant"):
-        pytest.skip("its clients for async code and the others share no folder: see test_qdrant_for_async_code")
+        pytest.skip("Qdrant's async client shares no folder with the sync one: see test_qdrant_for_async_code")
     (folder := tmp_path / "store").mkdir()
     yield (shelf := Shelf(request.param, folder))
     shelf.close()

@@ -1,0 +1,95 @@
+"""How well pages are found: printed pages of documents that training has not seen, by words that stand on them.
+
+The model runs as its users run it, through `Embedder`. What is reported is the share of questions whose page is the
+first one (R@1), or among the first five (R@5), with 95 % intervals from resampling pages, and the mean reciprocal
+rank."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nemovlm import Embedder
+
+from . import corpus
+from .pages import Page, make_pages
+
+PAGES = 200
+SNIPPETS = 3  # of each page
+RARE = 3  # words of a question of words that training has not seen
+RESAMPLED = 2000
+SEEDS = {"dev": 21, "test": 22}
+
+#: Fonts that training knows, beside those that it does not.
+KNOWN = ("DejaVuSans.ttf", "LiberationSerif-Regular.ttf", "texgyrepagella-regular.otf", "Carlito-Regular.ttf")
+
+
+def evaluate(model: Path, data: Path, part: corpus.Part) -> None:
+    """Print the figures of the checkpoint in the folder `model`."""
+    trained = corpus.documents(data, "train")
+    documents = corpus.distinct(corpus.documents(data, part), trained)
+    known = [font for font in corpus.fonts(data, corpus.TRAINED_FONTS) if Path(font).name in KNOWN]
+    unknown = corpus.fonts(data, corpus.DEV_FONTS if part == "dev" else corpus.TEST_FONTS)
+    seen = {word.strip(".,;:()[]\"'").lower() for word in corpus.words_to_draw(trained)}
+    pages = make_pages(documents, known + unknown, PAGES, SEEDS[part])
+    rng = random.Random(SEEDS[part])
+    snippets = [(number, page.snippet(rng)) for number, page in enumerate(pages) for _ in range(SNIPPETS)]
+    strange = [(number, words) for number, page in enumerate(pages) if (words := _unseen(page, seen, rng))]
+    control = [((number + PAGES // 2) % PAGES, words) for number, words in snippets]
+
+    embedder = Embedder(str(model))
+    started = time.perf_counter()
+    pictures = embedder.embed([page.image for page in pages])
+    pace = PAGES / (time.perf_counter() - started)
+    texts = embedder.embed([page.text for page in pages])
+
+    def report(name: str, passages: NDArray[np.float32], questions: Sequence[tuple[int, str]]) -> None:
+        ranks = ranks_of(passages, embedder.embed_queries([words for _, words in questions]), questions)
+        owners = np.array([number for number, _ in questions])
+        first, five = (interval(ranks < top, owners) for top in (1, 5))
+        print(f"{name:44s} {len(ranks):4d}   {first}   {five}   {np.mean(1 / (ranks + 1)):.3f}")
+
+    print(f"{len(documents)} documents, {PAGES} pages of {np.mean([len(p.words) for p in pages]):.0f} words on average")
+    print(f"{'questions':44s}    n   R@1                R@5                MRR")
+    report("5-8 words in a row, page as text", texts, snippets)
+    report("5-8 words in a row, page as picture", pictures, snippets)
+    report("words training has not seen, picture", pictures, strange)
+    report("another page's words, picture (control)", pictures, control)
+    groups: list[tuple[str, Callable[[Page], bool]]] = [
+        ("fonts in training", lambda page: page.font in known),
+        ("fonts not in training", lambda page: page.font in unknown),
+        *((f"{a}-{b} px", lambda page, a=a, b=b: a <= page.size <= b) for a, b in ((10, 12), (13, 15), (16, 20))),
+    ]
+    for name, belongs in groups:
+        report(f"  of them {name}", pictures, [item for item in snippets if belongs(pages[item[0]])])
+    print(f"{pace:.2f} pages a second")
+
+
+def ranks_of(
+    passages: NDArray[np.float32], queries: NDArray[np.float32], questions: Sequence[tuple[int, str]]
+) -> NDArray[np.int64]:
+    """How many passages are nearer to each question than its own."""
+    scores = queries @ passages.T
+    own = scores[np.arange(len(questions)), [number for number, _ in questions]]
+    return np.asarray((scores > own[:, None]).sum(1))
+
+
+def interval(hits: NDArray[np.bool_], owners: NDArray[np.int64]) -> str:
+    """The mean in percent with its 95 % interval, resampling the pages that own the questions."""
+    by_page = [hits[owners == owner] for owner in np.unique(owners)]
+    generator = np.random.default_rng(0)
+    draws = generator.integers(0, len(by_page), (RESAMPLED, len(by_page)))
+    sums, sizes = (np.array([measure(part) for part in by_page]) for measure in (np.sum, len))
+    low, high = np.percentile(sums[draws].sum(1) / sizes[draws].sum(1), (2.5, 97.5))
+    return f"{100 * hits.mean():5.1f} ({100 * low:4.1f}-{100 * high:5.1f})"
+
+
+def _unseen(page: Page, seen: set[str], rng: random.Random) -> str:
+    words = {word.strip(".,;:()[]\"'").lower() for word in page.words}
+    strange = sorted(word for word in words if word.isalpha() and len(word) > 3 and word not in seen)
+    return " ".join(rng.sample(strange, min(RARE, len(strange))))

@@ -1,0 +1,87 @@
+"""Whole pages, printed as a person would print them, and questions about them; for fitting and for evaluation.
+
+A page is 512 x 768 pixels, one column, with 100 to 300 words of one document in one font; a question is five to eight
+of its words in a row.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw
+
+from .corpus import SHARED, Document, shingles, words_to_draw
+from .drawing import load_font
+
+WIDTH, HEIGHT = 512, 768
+MARGIN = 28
+
+
+@dataclass(frozen=True)
+class Page:
+    image: Image.Image
+    words: tuple[str, ...]
+    """As printed, in order."""
+    font: str
+    size: int
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
+
+    def snippet(self, rng: random.Random) -> str:
+        """Five to eight consecutive words."""
+        length = rng.randint(5, 8)
+        start = rng.randrange(len(self.words) - length + 1)
+        return " ".join(self.words[start : start + length])
+
+
+def print_page(words: Sequence[str], font_path: str, size: int, leading: float = 1.3) -> Page:
+    """The words that fit, printed in black on white at `size` pixels."""
+    font, advances, _, _ = load_font(font_path, size)
+    image = Image.new("RGB", (WIDTH, HEIGHT), "white")
+    draw = ImageDraw.Draw(image)
+    x, y, printed = float(MARGIN), float(MARGIN), []
+    for word in words:
+        length = font.getlength(word)
+        if x + length > WIDTH - MARGIN:
+            x, y = float(MARGIN), y + size * leading
+            if y + size * leading > HEIGHT - MARGIN:
+                break
+        draw.text((x, y), word, "black", font)
+        printed.append(word)
+        x += length + advances[" "]
+    return Page(image, tuple(printed), font_path, size)
+
+
+def make_pages(documents: Sequence[Document], fonts: Sequence[str], number: int, seed: int) -> list[Page]:
+    """So many pages, from as many documents as there are, without two that share a tenth of their runs of words."""
+    rng = random.Random(seed)
+    order = list(documents)
+    rng.shuffle(order)
+    pages: list[Page] = []
+    known: set[int] = set()
+    turn = 0
+    while len(pages) < number:
+        document = order[turn % len(order)]
+        turn += 1
+        words = [word for word in words_to_draw([document]) if re.search("[A-Za-z0-9]", word)]
+        length = rng.randint(100, 300)
+        if len(words) < length:
+            if turn > 50 * len(order):
+                raise ValueError(f"{len(documents)} documents have no {number} pages that differ")
+            continue
+        start = rng.randrange(len(words) - length + 1)
+        chosen = words[start : start + length]
+        own = shingles(" ".join(chosen))
+        if not own or len(own & known) >= SHARED * len(own) or sum(bool(re.search("[a-z]{3}", w)) for w in chosen) < 60:
+            continue
+        page = print_page(chosen, fonts[len(pages) % len(fonts)], rng.randint(10, 20))
+        if len(page.words) < 100:
+            continue
+        known |= own
+        pages.append(page)
+    return pages

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,11 +49,3 @@ class Features:
     def weights(self, windows: NDArray[np.integer]) -> NDArray[np.float32]:
         """How rare the three characters in the middle of each window are: (n,) from 0.25 to 1."""
         return self.idf[windows[:, 1], windows[:, 2], windows[:, 3]]
-
-
-def count(texts: Iterable[str]) -> Counter[str]:
-    """How often each word stands in the texts."""
-    words: Counter[str] = Counter()
-    for text in texts:
-        words.update(text.split())
-    return words

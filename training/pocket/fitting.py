@@ -87,10 +87,10 @@ def space_and_runs(
     distinct, place = np.unique(np.array(windows), axis=0, return_inverse=True)
     on = features(distinct)
     loud = features.weights(distinct) * widths[distinct[:, PLACES[1]]]
-    heard = np.bincount(place, weights=counts, minlength=len(distinct)) * loud
+    often = np.bincount(place, weights=counts, minlength=len(distinct))
+    heard = often * loud
     mean = (heard @ on / heard.sum()).astype(np.float32)
     centred = (on - mean) * loud[:, None]
-    often = np.bincount(place, weights=counts, minlength=len(distinct))
     covariance = (centred * often[:, None]).T @ centred / often.sum()
     values, vectors = np.linalg.eigh(covariance)
     values, vectors = values[-RUNS:], vectors[:, -RUNS:]

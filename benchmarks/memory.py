@@ -5,7 +5,7 @@ reports when it ends (`ru_maxrss`). The PDFs repeat the pages of the sample libr
 on each, since the index takes the vector of an equal page over instead of embedding it.
 
     python benchmarks/memory.py --pages 2000 --few 100
-    python benchmarks/memory.py --model path/to/checkpoint
+    python benchmarks/memory.py --model path/to/checkpoint --modality text
 """
 
 import argparse
@@ -16,18 +16,23 @@ import sys
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import get_args
 
 from common import in_turns, machine, ratios, sample_pdf, show, spread
+
+from nemovlm.inputs import Modality
 
 COMMAND = [sys.executable, "-c", "from nemovlm.cli import main; main()", "index"]
 UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
 MIB = 2**20
 
 
-def peak(pdf: Path, model: str) -> float:
+def peak(pdf: Path, model: str, modality: str | None) -> float:
     """Index `pdf` in a process of its own and return the most memory it had, in MiB."""
     with TemporaryDirectory() as folder:
         arguments = [str(pdf), "--db", f"{folder}/index", "--model", model]
+        if modality:
+            arguments += ["--modality", modality]
         process = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
         said = process.stderr.read()
@@ -47,12 +52,14 @@ def main() -> None:
     parser.add_argument("--pages", type=int, default=2000, help="of the long PDF")
     parser.add_argument("--few", type=int, default=100, help="of the short PDF")
     parser.add_argument("--model", default="nemovlm/pocket", help="model id or checkpoint folder")
+    parser.add_argument("--modality", choices=get_args(Modality), help="what of a page is embedded; default: all")
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     with TemporaryDirectory() as folder:
         pdfs = {n: sample_pdf(Path(folder) / f"{n}.pdf", n, numbered=True) for n in (given.few, given.pages)}
         sizes = {f"{n} pages, {pdf.stat().st_size / MIB:.1f} MiB": pdf for n, pdf in pdfs.items()}
-        peaks = in_turns({name: partial(peak, pdf, given.model) for name, pdf in sizes.items()}, given.rounds)
+        runs = {name: partial(peak, pdf, given.model, given.modality) for name, pdf in sizes.items()}
+        peaks = in_turns(runs, given.rounds)
     few, many = peaks.values()
     show(
         f"Peak memory of `nemovlm index`, {given.rounds} rounds",

@@ -5,6 +5,8 @@ document. The truth is JSONL, one object a line with `question` and `truth`; `tr
 1, as `[file.pdf#page=7]`, and any of them is a hit. This is the layout of the PDFs and ground truth in
 strudel0209/azure-rag-2025 on GitHub (MIT).
 
+A model with eyes sees the pictures of pages as well as their texts; with `--modality text` it sees what BM25 sees.
+
     python benchmarks/retrieval.py --pdfs FOLDER --truth text.jsonl charts.jsonl
 """
 
@@ -14,12 +16,14 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import get_args
 
 import numpy as np
 from common import machine, show
 from rank_bm25 import BM25Okapi  # type: ignore[import-untyped]
 
 from nemovlm import Embedder, PageIndex, iter_pages
+from nemovlm.inputs import Modality
 
 PageKey = tuple[str, int]  # name of the file; number of the page, from 1
 Search = Callable[[str], list[PageKey]]
@@ -85,6 +89,7 @@ def main() -> None:
     parser.add_argument("--pdfs", type=Path, required=True, help="a folder of PDFs")
     parser.add_argument("--truth", type=Path, required=True, nargs="+", help="JSONL files of questions")
     parser.add_argument("--model", default="nemovlm/pocket", help="model id or checkpoint folder")
+    parser.add_argument("--modality", choices=get_args(Modality), help="what of a page is embedded; default: all")
     given = parser.parse_args()
     texts = page_texts(given.pdfs)
     sets = {path.name: read_truth(path, set(texts)) for path in given.truth}
@@ -93,7 +98,7 @@ def main() -> None:
     rows = [["questions", "", *(f"R@{depth}" for depth in DEPTHS)]]
     with TemporaryDirectory() as folder, Embedder(given.model) as embedder:
         index = PageIndex(folder, embedder)
-        report = index.add(given.pdfs)
+        report = index.add(given.pdfs, modality=given.modality)
         searches = {embedder.model: page_index(index), "BM25": bm25(texts)}
         for title, asked in sets.items():
             rows += [[f"{len(asked)}, {title}", name, *recalls(search, asked)] for name, search in searches.items()]

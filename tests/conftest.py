@@ -48,6 +48,13 @@ def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def pocket() -> Iterator[Embedder]:
+    """An embedder on the pocket model. A picture of a page takes it a second; a text, next to nothing."""
+    with Embedder("nemovlm/pocket") as embedder:
+        yield embedder
+
+
+@pytest.fixture(scope="session")
 def vl(vl_folder: Path) -> Iterator[Embedder]:
     """An embedder on the tiny checkpoint with eyes."""
     with Embedder(vl_folder) as embedder:

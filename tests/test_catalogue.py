@@ -101,7 +101,24 @@ def test_the_pocket_model_lies_in_the_package() -> None:
     """The pocket model is found without a download, and its identity tells its version."""
     checkpoint = find_checkpoint(POCKET)
     assert checkpoint.folder is not None
-    assert checkpoint.identity == f"{POCKET}@1"
+    assert checkpoint.identity == f"{POCKET}@2"
+
+
+def test_the_pocket_model_has_the_revision_that_it_has() -> None:
+    """Naming another revision is an error, and no other identity for the same weights; a server may have another."""
+    assert find_checkpoint(POCKET, "2").identity == f"{POCKET}@2"
+    with pytest.raises(ConfigurationError, match=r"travels in this package, at revision '2'; there is no revision '1'"):
+        find_checkpoint(POCKET, "1")
+    assert find_checkpoint(POCKET, "1", served=True).card.revision == "1"
+
+
+def test_the_pocket_model_is_what_its_row_says() -> None:
+    """Read as a folder of anybody's, its files say what the catalogue says."""
+    row = find_checkpoint(POCKET)
+    read = find_checkpoint(str(row.folder))
+    for name in ("architecture", "dimension", "tiling", "modalities", "max_text_tokens", "max_tokens_with_image"):
+        assert getattr(read.card, name) == getattr(row.card, name), name
+    assert row.card.modalities == ("text", "image", "text_image")
 
 
 def test_a_hub_model_is_pinned() -> None:

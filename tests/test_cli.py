@@ -16,6 +16,7 @@ from make_samples import QUESTIONS
 
 from nemovlm import Embedder
 
+SCANS = {("archive-bulletin.pdf", 1), ("archive-bulletin.pdf", 2)}  # pages of the sample library without a text layer
 COMMAND = [str(Path(sys.executable).parent / "nemovlm")]
 
 
@@ -35,14 +36,13 @@ def nemovlm(*arguments: object, code: int = 0, cwd: Path | None = None, **enviro
 
 @pytest.fixture(scope="module")
 def db(samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample library, indexed by the command with nothing chosen."""
+    """The sample library, indexed by the command with nothing chosen: pictures and texts, and so the scans as well."""
     folder = tmp_path_factory.mktemp("cli") / "db"
-    _, said = nemovlm("index", samples, "--db", folder, code=3)
+    _, said = nemovlm("index", samples, "--db", folder)
     assert "model nemovlm/pocket on transformers (cpu, float32): no model was chosen" in said
     assert "finds words rather than meanings" in said
-    assert "embedded by their text layer" in said
-    assert said.count("left out: ") == 2
-    assert "6 documents: 31 pages embedded, 2 left out" in said
+    assert "text layer" not in said
+    assert "6 documents: 33 pages embedded; the index in" in said
     return folder
 
 
@@ -52,6 +52,25 @@ def test_the_right_page_comes_first(db: Path) -> None:
     answers = json.loads(out)
     found = [(answer["hits"][0]["document"].split("/")[-1], answer["hits"][0]["page"]) for answer in answers]
     assert found == [(question.document, question.page) for question in QUESTIONS]
+
+
+def test_scans_are_indexed_by_their_pictures(db: Path) -> None:
+    """The two pages without a text layer are found with the others, and have a picture in place of words."""
+    found = json.loads(nemovlm("search", "herring", "--db", db, "-k", 99, "--json")[0])[0]["hits"]
+    assert len(found) == 33
+    assert {(Path(hit["document"]).name, hit["page"]) for hit in found if not hit["text"].strip()} == SCANS
+
+
+def test_a_text_model_leaves_scans_out(text_folder: Path, samples: Path, tmp_path: Path) -> None:
+    """With a model that reads text only it says so, and names pages without a text layer: code 3, again each time."""
+    arguments = ("index", samples / "archive-bulletin.pdf", "--db", tmp_path / "db", "--model", text_folder)
+    for done in ("2 pages embedded, 2 left out; the index in", "0 pages embedded, 2 already there, 2 left out; the"):
+        _, said = nemovlm(*arguments, code=3)
+        assert "embedded by their text layer, because this model reads text only" in said
+        assert [line.partition(":")[2].partition(":")[0] for line in said.splitlines() if "left out: " in line] == [
+            f" archive-bulletin.pdf page {page + 1}" for _, page in sorted(SCANS)
+        ]
+        assert done in said
 
 
 def test_answers_for_people(db: Path, tmp_path: Path) -> None:
@@ -76,8 +95,8 @@ def test_html_escapes(db: Path, tmp_path: Path) -> None:
 
 def test_indexing_again_does_nothing(samples: Path, db: Path) -> None:
     """The same command again finds everything there."""
-    _, said = nemovlm("index", samples, "--db", db, code=3)
-    assert "0 pages embedded, 31 already there, 2 left out; the index in" in said
+    _, said = nemovlm("index", samples, "--db", db)
+    assert "0 pages embedded, 33 already there; the index in" in said
     assert f"the index in {db} was made with it" in said
 
 
@@ -101,7 +120,13 @@ def test_doctor_and_models() -> None:
     out, _ = nemovlm("doctor")
     for part in ("nemovlm/pocket", "transformers, because", "cpu, computing in float32", "pip install 'nemovlm[vllm]'"):
         assert part in out
-    assert "nvidia/llama-nemotron-embed-vl-1b-v2" in nemovlm("models")[0]
+    said = dict(re.split(r"  +", line.strip(), maxsplit=1) for line in out.splitlines())
+    assert said["vectors"] == "2048 components"
+    assert said["tokens"] == "text 8192, image 10240, text_image 10240"
+    known = nemovlm("models")[0]
+    assert "nvidia/llama-nemotron-embed-vl-1b-v2" in known
+    assert known.splitlines()[-4] == "nemovlm/pocket"
+    assert known.splitlines()[-2] == "    2048 components; takes text, image, text_image; Apache-2.0"
     assert nemovlm("--version")[0].startswith("nemovlm ")
 
 
@@ -119,7 +144,7 @@ def test_doctor_examines_a_server(served_vl: str, vl_folder: Path) -> None:
     out = " ".join(nemovlm("doctor", "--base-url", served_vl, "--model", "nemovlm/pocket", code=1)[0].split())
     assert "nemovlm/pocket is not among them" in out
     assert "it serves: tiny-vl" in out
-    assert "which is not nemovlm/pocket@1;" in out
+    assert "which is not nemovlm/pocket@2;" in out
 
 
 def test_the_command_line_on_a_server(served_vl: str, vl: Embedder, samples: Path, tmp_path: Path) -> None:
@@ -134,7 +159,7 @@ def test_the_command_line_on_a_server(served_vl: str, vl: Embedder, samples: Pat
 
 def test_deleting(samples: Path, tmp_path: Path) -> None:
     """A document goes by its path; one that is not there is an error that lists what is."""
-    nemovlm("index", samples / "staff-handbook.pdf", "--db", tmp_path / "db")
+    nemovlm("index", samples / "staff-handbook.pdf", "--db", tmp_path / "db", "--modality", "text")
     _, said = nemovlm("delete", "nope.pdf", "--db", tmp_path / "db", code=1)
     assert "staff-handbook.pdf" in said
     assert "5 pages" in nemovlm("delete", samples / "staff-handbook.pdf", "--db", tmp_path / "db")[1]
@@ -201,11 +226,11 @@ def test_ctrl_c_then_the_same_command(tmp_path: Path) -> None:
     from reportlab.pdfgen.canvas import Canvas
 
     canvas = Canvas(str(tmp_path / "book.pdf"))
-    for number in range(1500):
+    for number in range(600):
         canvas.drawString(72, 700, f"Page {number} tells of the number {number * number}.")
         canvas.showPage()
     canvas.save()
-    arguments = ["index", str(tmp_path / "book.pdf"), "--db", str(tmp_path / "db")]
+    arguments = ["index", str(tmp_path / "book.pdf"), "--db", str(tmp_path / "db"), "--modality", "text"]
     with subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE, text=True) as process:
         while not list((tmp_path / "db").glob("pages.lance/data/*")):
             assert process.poll() is None
@@ -217,4 +242,4 @@ def test_ctrl_c_then_the_same_command(tmp_path: Path) -> None:
     assert "Traceback" not in said
     _, said = nemovlm(*arguments)
     assert "already there; the index in" in said
-    assert "has 1500 pages" in said
+    assert "has 600 pages" in said

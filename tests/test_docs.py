@@ -21,6 +21,7 @@ REMOTE = (ROOT / "docs" / "remote.md").read_text()
 PARITY = (ROOT / "docs" / "parity.md").read_text()
 LANGCHAIN = (ROOT / "docs" / "langchain.md").read_text()
 LLAMAINDEX = (ROOT / "docs" / "llamaindex.md").read_text()
+TESTING = (ROOT / "docs" / "testing-your-rag.md").read_text()
 THE_SERVER = "http://127.0.0.1:8000"  # as README and docs/parity.md call it
 
 
@@ -57,9 +58,9 @@ def test_python_blocks_run(code: str, desk: Path, request: pytest.FixtureRequest
     done = run(code, desk)
     assert done.returncode == 0, done.stderr
     if "leave do I get" in code:
-        assert "page 3" in done.stdout
+        assert "page 4" in done.stdout
     if "compare" in code:
-        assert done.stdout.startswith("2 engines agree: none of 21 cases is below 0.999\nTrue ")
+        assert done.stdout.startswith("2 engines agree: none of 47 cases is below 0.999\nTrue ")
     assert done.stdout
 
 
@@ -133,6 +134,86 @@ def test_the_page_about_llamaindex_runs(desk: Path, vl_folder: Path, served_vl: 
     assert lines[-2].startswith("ImageDocument ")
 
 
+# docs/testing-your-rag.md: its blocks are files of a user's tests, and run as such
+
+PAGES, IN_LANGCHAIN, IN_LLAMAINDEX, SHARED, SPACE = blocks(TESTING, "python")
+USERS_TESTS = pytest.mark.parametrize("code", [IN_LANGCHAIN, IN_LLAMAINDEX], ids=["langchain", "llamaindex"])
+NO_NETWORK = ["--disable-socket", "--allow-unix-socket"]  # as the page says it
+FAKES = """
+from pathlib import Path
+
+import langchain_nemovlm
+import llamaindex_nemovlm
+from langchain_core.embeddings import DeterministicFakeEmbedding
+from llama_index.core import MockEmbedding
+
+langchain_nemovlm.NemoVLMEmbeddings = lambda **_: DeterministicFakeEmbedding(size=2048)
+llamaindex_nemovlm.NemoVLMEmbedding = lambda **_: MockEmbedding(embed_dim=2048)
+
+
+@pytest.fixture
+def tmp_path():  # documents name the folder of their pictures: with another each time, the fake would have other luck
+    return Path("pictures")
+"""
+
+
+def users_pytest(folder: Path, conftest: str, code: str, *options: str, **environment: str) -> str:
+    """Run a user's test file with its conftest, warnings being errors, and return what pytest prints."""
+    (folder / "pytest.ini").write_text(
+        "[pytest]\nfilterwarnings = error\nasyncio_default_fixture_loop_scope = function\n"
+    )
+    (folder / "conftest.py").write_text(conftest)
+    (folder / "test_rag.py").write_text(code)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"} | environment
+    command = [sys.executable, "-m", "pytest", "--color=no", *options]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    return done.stdout + done.stderr
+
+
+@USERS_TESTS
+def test_a_users_test_passes_without_a_network(code: str, tmp_path: Path) -> None:
+    """It has less than 20 lines, and with pages as pictures it passes where sockets are blocked."""
+    assert len(code.splitlines()) < 20
+    assert f"pytest {' '.join(NO_NETWORK)}\n" in TESTING
+    assert " 1 passed in " in (said := users_pytest(tmp_path, PAGES, code, *NO_NETWORK)), said
+
+
+@USERS_TESTS
+def test_a_users_test_fails_with_fakes(code: str, tmp_path: Path) -> None:
+    """With hash vectors or constants the pages that are retrieved are the wrong ones, and it says so."""
+    said = users_pytest(tmp_path, PAGES + FAKES, code)
+    assert " 1 failed in " in said
+    assert re.search(r"^E +assert [0-5] >= 6$", said, re.MULTILINE), said
+
+
+@USERS_TESTS
+def test_a_users_test_takes_its_model_from_the_environment(code: str, tmp_path: Path) -> None:
+    """The variable decides, though the file names the pocket model."""
+    said = users_pytest(tmp_path, PAGES, code, NEMOVLM_MODEL="nemovlm/another")
+    assert " 1 failed in " in said
+    assert "UnknownModelError: there is no model 'nemovlm/another'" in said, said
+
+
+def test_pages_are_embedded_once(tmp_path: Path, vl_folder: Path) -> None:
+    """The fixture of the session leaves vectors in pytest's cache; the next run computes none."""
+    code = """
+def test_the_store(store):
+    usage = store.embeddings.embedder.usage
+    print(len(store.store), "pages,", usage.tokens, "tokens")
+"""
+    first, second = (users_pytest(tmp_path, PAGES + SHARED, code, "-s", NEMOVLM_MODEL=str(vl_folder)) for _ in range(2))
+    assert re.search("8 pages, [1-9][0-9]* tokens", first), first
+    assert "8 pages, 0 tokens" in second, second
+
+
+def test_the_space_of_the_pocket_model_is_the_one_that_is_shown(tmp_path: Path) -> None:
+    """The page shows what is printed."""
+    done = run(SPACE, tmp_path)
+    assert done.stdout.strip() == SPACE.rpartition("# ")[2].strip(), done.stderr
+
+
 def test_every_setting_is_documented() -> None:
     """The tables of settings name every knob, and no other."""
     from nemovlm.settings import Knobs
@@ -150,6 +231,7 @@ def test_every_setting_is_documented() -> None:
         "docs/vllm.md",
         "docs/langchain.md",
         "docs/llamaindex.md",
+        "docs/testing-your-rag.md",
         "CONTRIBUTING.md",
         "CHANGELOG.md",
         "benchmarks/RESULTS.md",

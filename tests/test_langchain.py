@@ -551,4 +551,4 @@ def test_in_a_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     NotebookClient(
         notebook, kernel_name="tests", timeout=240, resources={"metadata": {"path": str(tmp_path)}}
     ).execute()
-    assert notebook.cells[-1].outputs[0].text == "True 9 2 832\n"
+    assert notebook.cells[-1].outputs[0].text == "True 9 2 2048\n"

@@ -339,12 +339,23 @@ async def test_pages_by_text_and_by_picture(
 
 
 def test_text_pages_in_a_multimodal_index(samples: Path) -> None:
-    """A model that reads text only finds pages by it; the question finds the right one."""
+    """Pages read without pictures are found by their text; the question finds the right one."""
     embedding = NemoVLMEmbedding(model="nemovlm/pocket", truncate="END")
     nodes = NemoVLMPDFReader(images=False).load_nodes(samples / "staff-handbook.pdf")
     retriever = multimodal(embedding, nodes=nodes).as_retriever(similarity_top_k=1)
     question = "How much does the cooperative pay towards a bicycle for commuting?"
     assert [hit.node.metadata["page"] for hit in retriever.retrieve(question)] == [2]
+
+
+def test_a_text_model_in_a_multimodal_index(text_folder: Path, samples: Path) -> None:
+    """A model that reads text only finds pages by it: every page, in the order of the embedder's own scores."""
+    embedding = NemoVLMEmbedding(model=str(text_folder), truncate="END")
+    nodes = NemoVLMPDFReader(images=False).load_nodes(samples / "staff-handbook.pdf")
+    hits = multimodal(embedding, nodes=nodes).as_retriever(similarity_top_k=9).retrieve("leave")
+    with Embedder(text_folder, truncate="END") as embedder:
+        scores = embedder.embed([n.get_content(MetadataMode.EMBED) for n in nodes]) @ embedder.embed_query("leave")
+    assert [hit.node.metadata["page"] for hit in hits] == np.argsort(-scores).tolist()
+    assert [hit.score for hit in hits] == pytest.approx(np.sort(scores)[::-1], abs=1e-4)
 
 
 async def test_pages_come_and_go_in_a_multimodal_index(

@@ -91,18 +91,19 @@ def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_holds_what_it_should(wheel: Path) -> None:
-    """Three packages with their type markers, the template and the pocket model; no tests; at most 25 MB."""
+    """Three packages with their type markers, the template and the pocket model, in at most 25 MB; no tests."""
     names = zipfile.ZipFile(wheel).namelist()
     for name in (
         *(f"{package}/py.typed" for package in ("nemovlm", "langchain_nemovlm", "llamaindex_nemovlm")),
         "nemovlm/pocket/model.safetensors",
-        "nemovlm/pocket/README.md",
+        "nemovlm/pocket/processor_config.json",
+        "nemovlm/pocket/MODEL_CARD.md",
         "nemovlm/templates/answers.html",
     ):
         assert name in names
     tops = {name.split("/")[0] for name in names if not name.startswith("nemovlm-")}
     assert tops == {"nemovlm", "langchain_nemovlm", "llamaindex_nemovlm"}
-    pocket = sum(item.file_size for item in zipfile.ZipFile(wheel).infolist() if "/pocket/" in item.filename)
+    pocket = sum(item.compress_size for item in zipfile.ZipFile(wheel).infolist() if "/pocket/" in item.filename)
     assert pocket <= 25_000_000
 
 

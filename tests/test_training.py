@@ -1,7 +1,9 @@
 """The scripts that make the pocket model: what the labels say, that the tower survives its translation, that runs
 resume."""
 
+import json
 import random
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +12,21 @@ import reportlab
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
+from tokenizers import Tokenizer
+from torch.nn import functional as F
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
-from training.pocket import drawing, reading, tower
+from nemovlm import Embedder
+from nemovlm.models.nemotron_vl import load_model
+from training.pocket import drawing, fitting, joining, llama, loop, reading, tower
 from training.pocket.corpus import Document, distinct
 from training.pocket.evaluation import interval, ranks_of
+from training.pocket.export import export
 from training.pocket.fitting import merged
 from training.pocket.muon import orthogonal
-from training.pocket.pages import make_pages
+from training.pocket.pages import make_pages, scanned
+from training.pocket.vocabulary import Vocabulary
 
 FONT = str(Path(reportlab.__file__).parent / "fonts" / "Vera.ttf")
 WORDS = ["Pack", "my", "box", "with", "five", "dozen", "liquor", "jugs,", "said", "the", "fox", "in", "1984"]
@@ -88,13 +97,14 @@ def test_muon_makes_updates_nearly_orthogonal(shape: tuple[int, int, int]) -> No
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps, a stop and two more give the weights of four steps, and the log goes on."""
-    monkeypatch.setattr(reading, "BLOCK", 8)
+    monkeypatch.setattr(loop, "BLOCK", 8)
+    monkeypatch.setattr(loop, "BATCH", 4)
 
     def train(run: Path, stop: int | None) -> dict[str, torch.Tensor]:
         with monkeypatch.context() as patch:
             if stop:
-                patch.setattr(reading.Tiles, "batches", stopping(reading.Tiles.batches, stop))
-            reading.train(WORDS * 40, [FONT], run, steps=4, seed=1, workers=1, keep=1)
+                patch.setattr(loop.Tiles, "batches", stopping(loop.Tiles.batches, stop))
+            reading.train(loop.Tiles(WORDS * 40, [FONT], 1, 1), run, steps=4, seed=1, keep=1)
         state: dict[str, torch.Tensor] = torch.load(run / "reader.pt", weights_only=True)["model"]
         return state
 
@@ -104,6 +114,53 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(tmp_path: Path, monkeyp
     resumed = train(tmp_path / "half", None)
     for name, weight in whole.items():
         torch.testing.assert_close(resumed[name], weight, rtol=1e-5, atol=1e-6)
+
+
+def test_tower_and_projector_learn_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a reader and the projector that follows from it, a few steps on one block make the error smaller."""
+    monkeypatch.setattr(loop, "BLOCK", 4)
+    monkeypatch.setattr(loop, "BATCH", 2)
+    monkeypatch.setattr(loop, "WARMUP", 1)
+    torch.manual_seed(0)
+    space = fitting.space_and_runs(*spelled(), [FONT])[0]
+    tiles = loop.Tiles(WORDS * 40, [FONT], 1, 1)
+    reader = reading.Reader()
+    torch.nn.init.normal_(reader.letters.weight, std=0.05)
+    projector, explained = fitting.make_projector(reader, space, tiles.block(0))
+    assert 0 <= explained < 1
+    joining.train(joining.Joined(reader, projector), space, tiles, tmp_path, steps=12, keep=100)
+    errors = [json.loads(line)["token"] for line in (tmp_path / "joined.jsonl").read_text().splitlines()]
+    assert errors[-1] < 1.1
+    assert joining.load(tmp_path).projector.outer.bias.any()
+
+
+def spelled() -> tuple[Counter[str], Tokenizer, int]:
+    """What `space_and_runs` wants to know of a few words: their count, a tokenizer, and how many tokens it has."""
+    vocabulary = Vocabulary.of([Document("a", "a", " ".join(WORDS * 40))])
+    return vocabulary.count, vocabulary.tokenizer, len(vocabulary.stems)
+
+
+def test_pieces_add_up_to_their_words() -> None:
+    """What is printed of words goes to their pieces so that the sums are right; a token of no word has none."""
+    torch.manual_seed(0)
+    pieces = [[0, 2], [1, 2], [1, 3], [0, 3, 3]]
+    truth = torch.randn(5, 7)
+    printed = torch.stack([truth[word].sum(0) for word in pieces])
+    found = fitting.shared_out(printed, pieces, torch.tensor([1000.0, 100, 10, 1000]), 5)
+    torch.testing.assert_close(torch.stack([found[word].sum(0) for word in pieces]), printed, rtol=0.01, atol=0.02)
+    assert not found[4].any()
+
+
+def test_features_are_those_of_the_characters_that_a_token_shows() -> None:
+    """A tile's features add up to those of its characters, by their width, each on the token where its middle is."""
+    space = fitting.space_and_runs(*spelled(), [FONT])[0]
+    tiles = [drawing.draw_tile(random.Random(seed), WORDS, [FONT]) for seed in (3, 4)]
+    features = fitting.features_of(tiles, space).reshape(2, 256, -1)
+    for (_, labels), tile in zip(tiles, features, strict=True):
+        whole = labels.shares @ space.centred(labels.shown)
+        np.testing.assert_allclose(tile.sum(0), whole, rtol=1e-3, atol=1e-2)
+        assert set(np.nonzero(tile.any(1))[0]) <= set(labels.squares)
+        assert labels.shares.sum() == pytest.approx(labels.middles.sum(), rel=0.3)
 
 
 def stopping(batches, stop):  # type: ignore[no-untyped-def]
@@ -151,3 +208,75 @@ def test_figures_count_what_is_nearer_than_the_right_page() -> None:
     assert ranks_of(passages, queries, questions).tolist() == [0, 1, 3]
     hits = np.array([True, False, True, True])
     assert interval(hits, np.array([0, 0, 1, 2])).startswith(" 75.0 (")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with an untrained tower, and a vocabulary of a few words."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("exported")
+    vocabulary = Vocabulary.of([Document("a", "a", " ".join(WORDS * 40))])
+    runs = fitting.space_and_runs(vocabulary.count, vocabulary.tokenizer, len(vocabulary.stems), [FONT])[1]
+    codes = fitting.token_codes(runs, vocabulary.stems, vocabulary.weights, vocabulary.frequency)
+    joined = joining.Joined(reading.Reader(), fitting.Projector())
+    export(folder, joined, vocabulary.stems, vocabulary.tokenizer, codes)
+    return folder
+
+
+def test_the_exported_checkpoint_is_of_the_published_architecture(exported: Path) -> None:
+    """The package's own loader takes it, for text and pictures, and bfloat16 gives the same vectors."""
+    items = ["pack my box", "liquor jugs", Image.new("RGB", (300, 200), "white"), scanned_words()]
+    with Embedder(exported) as exact, Embedder(exported, dtype="bfloat16") as rounded:
+        assert exact.modalities == ("text", "image", "text_image")
+        vectors = exact.embed(items)
+        assert vectors.shape == (4, 2048)
+        assert (vectors * rounded.embed(items)).sum(1).min() > 0.99
+        assert not np.allclose(exact.embed_query("pack")[:256].any(), True)  # ballast is not heard
+
+
+def scanned_words() -> Image.Image:
+    page = make_pages([Document("a", "a", " ".join(f"w{n}ord" for n in range(400)))], [FONT], 1, seed=1)[0]
+    turned = scanned(page, random.Random(1))
+    assert turned.words == page.words
+    assert np.abs(np.asarray(turned.image, float) - np.asarray(page.image, float)).mean() > 5
+    return turned.image
+
+
+def test_repeated_words_count_less_each_time(exported: Path) -> None:
+    """Of n copies the weight is about n / (1 + n / k1), beside that of another word: the saturation of BM25."""
+    with Embedder(exported) as embedder:
+        box, fox = embedder.embed_queries(["box", "fox"])
+        both = [embedder.embed_query("box " * n + "fox") for n in (1, 2, 4, 8)]
+    basis = np.stack([box, fox], axis=1)
+    weights = np.array([np.linalg.lstsq(basis, vector, rcond=None)[0] for vector in both])
+    ratio = weights[:, 0] / weights[:, 1]
+    n = np.array([1, 2, 4, 8])
+    counted = n / (1 + n / llama.ANCHOR_ODDS)
+    lengths = np.hypot(llama.BRAKE_LEVEL * (1 + counted / llama.K1), np.sqrt(llama.HIDDEN - llama.BRAKE_LEVEL**2))
+    np.testing.assert_allclose(ratio / ratio[0], n * lengths[0] / lengths, rtol=0.06)
+    assert (np.diff(ratio) > 0).all()
+
+
+def test_patches_that_show_the_same_weigh_less(exported: Path) -> None:
+    """A patch's share of its code falls with its copies, the same for loud and quiet ones, wherever they stand."""
+    model = load_model(exported, device="cpu", dtype=torch.float32)
+    language = model.language_model
+    torch.manual_seed(0)
+    weight, bias = llama.patch_states(torch.eye(llama.RUNS), torch.zeros(llama.RUNS))
+    begin = language.embed_tokens(torch.tensor([[0]]))
+
+    @torch.no_grad()
+    def heard(codes: torch.Tensor) -> torch.Tensor:
+        states = torch.cat([begin, (codes @ weight.T + bias)[None]], dim=1)
+        told = language(inputs_embeds=states).last_hidden_state[0, 1:, llama.RESERVED :]
+        return told[:, : llama.RUNS].norm(dim=1) / codes.norm(dim=1)
+
+    codes = F.normalize(torch.randn(40, llama.RUNS), dim=1) * torch.linspace(0.4, 2.0, 40)[:, None]
+    alone, copied = heard(codes), heard(torch.cat([codes, codes[20:21], codes[39:].expand(7, -1)]))
+    assert float(alone[:13].mean() / alone[-13:].mean()) == pytest.approx(1, abs=0.15)
+    left = copied[:40] / alone
+    assert torch.cat([left[:20], left[21:39]]).min() > 0.85  # strangers hardly count
+    assert left[20] < 0.9  # two of it
+    assert left[39] < 0.8  # eight of it
+    assert left[39] < left[20]
+    assert float(copied[39]) == pytest.approx(float(copied[46]), rel=1e-3)

@@ -464,7 +464,7 @@ def _embedder(
 def _announced(embedder: Embedder, why: str) -> Embedder:
     _say(f"model {_what(embedder)}: {why}")
     if embedder.model == POCKET:
-        _say("it needs no download, finds words rather than meanings, and sees no pictures; see `nemovlm models`")
+        _say("it needs no download, reads print, and finds words rather than meanings; see `nemovlm models`")
     return embedder
 
 

@@ -47,10 +47,12 @@ def test_vectors_are_those_of_torch(vllm_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "dtype", "floor"), [(POCKET, "float32", 1 - 1e-6), ("tiny", "bfloat16", 0.999)], ids=str
+    ("model", "dtype", "floor"),
+    [(POCKET, "float32", 1 - 1e-6), (POCKET, "bfloat16", 0.99), ("tiny", "bfloat16", 0.999)],
+    ids=str,
 )
 def test_other_models_and_dtypes_agree(model: str, dtype: str, floor: float, vllm_folder: Path) -> None:
-    """The pocket model in float32 to 1e-5; bfloat16 against float32 with a cosine of 0.999."""
+    """The pocket model in float32 to 1e-5; bfloat16 against float32 with a cosine of 0.99, or 0.999."""
     folder = vllm_folder if model == "tiny" else model
     reference = Embedder(folder, engine="transformers", dtype="float32")
     ours = Embedder(folder, engine="vllm", dtype=dtype, engine_options=OPTIONS)  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ pages are when they are cut into tiles, so that strokes fall between pixels as t
 
 from __future__ import annotations
 
+import math
 import random
 import string
 from collections.abc import Sequence
@@ -33,11 +34,18 @@ _CLASS = {letter: index for index, letter in enumerate(ALPHABET)} | {
 
 @dataclass
 class Labels:
-    """What a picture shows: `windows` (side, side, 5) uint8 for each patch, and `middles` (side, side), true for the
-    patches through which the middle of a line of text runs."""
+    """What a picture shows."""
 
     windows: NDArray[np.uint8]
+    """The window of the character on each patch: (side, side, 5)."""
     middles: NDArray[np.bool_]
+    """True for the patches through which the middle of a line of text runs: (side, side)."""
+    shown: NDArray[np.uint8]
+    """The window of each character in each square of 2 x 2 patches that holds some of its middle: (n, 5)."""
+    squares: NDArray[np.uint8]
+    """The number of that square, from 0 to 255: (n,)."""
+    shares: NDArray[np.float32]
+    """How much of the character the square holds, in patches: (n,)."""
 
 
 @dataclass
@@ -134,7 +142,17 @@ def _draw_band(
             x += length + advances[" "] * (1 if rng.random() < 0.95 else rng.uniform(1, 4))
         lines.append(line)
         y += leading * (1 if rng.random() < 0.93 else 1.8)
+    if rng.random() < 0.12:
+        _rule(rng, draw, band.size, (paper + ink) // 2 if rng.random() < 0.5 else ink)
     canvas.paste(band, (left, top))
+
+
+def _rule(rng: random.Random, draw: ImageDraw.ImageDraw, size: tuple[int, int], ink: int) -> None:
+    """Some straight lines, as tables, charts and underlined words have them."""
+    for _ in range(rng.randint(1, 5)):
+        x, y = rng.uniform(0, size[0]), rng.uniform(0, size[1])
+        end = (rng.uniform(x, size[0]), y) if rng.random() < 0.5 else (x, rng.uniform(y, size[1]))
+        draw.line((x, y, *end), ink, rng.choice((1, 1, 2)))
 
 
 def _word(rng: random.Random, words: Sequence[str], at: int) -> str:
@@ -175,6 +193,7 @@ def _label(lines: list[_Line], across: float, down: float) -> Labels:
     nearest = np.full(SIDE, np.inf)
     centres = np.arange(SIDE) * PATCH + PATCH / 2
     middles = np.zeros((SIDE, SIDE), bool)
+    held: list[tuple[int, tuple[int, ...], float]] = []
     for line in lines:
         top, bottom = line.top * down, line.bottom * down
         middle = (top + bottom) / 2
@@ -192,4 +211,16 @@ def _label(lines: list[_Line], across: float, down: float) -> Labels:
                 windows[rows, first:last] = window
                 if row in rows:
                     middles[row, first:last] = True
-    return Labels(windows, middles)
+            if row in rows:
+                left, right = max(0.0, x0 * across / PATCH), min(float(SIDE), x1 * across / PATCH)
+                for column in range(int(left) // 2, math.ceil(right / 2)):
+                    share = min(right, 2 * column + 2) - max(left, 2 * column)
+                    held.append((row // 2 * (SIDE // 2) + column, window, share))
+    squares, shown, shares = zip(*held, strict=True) if held else ((), (), ())
+    return Labels(
+        windows,
+        middles,
+        np.array(shown, np.uint8).reshape(-1, WINDOW),
+        np.array(squares, np.uint8),
+        np.array(shares, np.float32),
+    )

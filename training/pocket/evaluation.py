@@ -9,17 +9,19 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nemovlm import Embedder
+from nemovlm import Embedder, iter_pages
 
 from . import corpus
-from .pages import Page, make_pages
+from .pages import Page, make_pages, scanned
 
 PAGES = 200
+HARDER = 100  # pages of each harder kind
 SNIPPETS = 3  # of each page
 RARE = 3  # words of a question of words that training has not seen
 RESAMPLED = 2000
@@ -30,44 +32,81 @@ KNOWN = ("DejaVuSans.ttf", "LiberationSerif-Regular.ttf", "texgyrepagella-regula
 
 
 def evaluate(model: Path, data: Path, part: corpus.Part) -> None:
-    """Print the figures of the checkpoint in the folder `model`."""
+    """Print the figures of the checkpoint in the folder `model` on printed pages."""
     trained = corpus.documents(data, "train")
     documents = corpus.distinct(corpus.documents(data, part), trained)
     known = [font for font in corpus.fonts(data, corpus.TRAINED_FONTS) if Path(font).name in KNOWN]
     unknown = corpus.fonts(data, corpus.DEV_FONTS if part == "dev" else corpus.TEST_FONTS)
     seen = {word.strip(".,;:()[]\"'").lower() for word in corpus.words_to_draw(trained)}
-    pages = make_pages(documents, known + unknown, PAGES, SEEDS[part])
-    rng = random.Random(SEEDS[part])
+    seed = SEEDS[part]
+    pages = make_pages(documents, known + unknown, PAGES, seed)
+    rng = random.Random(seed)
     snippets = [(number, page.snippet(rng)) for number, page in enumerate(pages) for _ in range(SNIPPETS)]
     strange = [(number, words) for number, page in enumerate(pages) if (words := _unseen(page, seen, rng))]
     control = [((number + PAGES // 2) % PAGES, words) for number, words in snippets]
 
-    embedder = Embedder(str(model))
+    asked = Asked(Embedder(str(model)))
     started = time.perf_counter()
-    pictures = embedder.embed([page.image for page in pages])
+    pictures = asked.embedder.embed([page.image for page in pages])
     pace = PAGES / (time.perf_counter() - started)
-    texts = embedder.embed([page.text for page in pages])
-
-    def report(name: str, passages: NDArray[np.float32], questions: Sequence[tuple[int, str]]) -> None:
-        ranks = ranks_of(passages, embedder.embed_queries([words for _, words in questions]), questions)
-        owners = np.array([number for number, _ in questions])
-        first, five = (interval(ranks < top, owners) for top in (1, 5))
-        print(f"{name:44s} {len(ranks):4d}   {first}   {five}   {np.mean(1 / (ranks + 1)):.3f}")
-
+    texts = asked.embedder.embed([page.text for page in pages])
     print(f"{len(documents)} documents, {PAGES} pages of {np.mean([len(p.words) for p in pages]):.0f} words on average")
-    print(f"{'questions':44s}    n   R@1                R@5                MRR")
-    report("5-8 words in a row, page as text", texts, snippets)
-    report("5-8 words in a row, page as picture", pictures, snippets)
-    report("words training has not seen, picture", pictures, strange)
-    report("another page's words, picture (control)", pictures, control)
+    asked.head()
+    asked.report("5-8 words in a row, page as text", texts, snippets)
+    asked.report("5-8 words in a row, page as picture", pictures, snippets)
+    asked.report("words training has not seen, picture", pictures, strange)
+    asked.report("another page's words, picture (control)", pictures, control)
     groups: list[tuple[str, Callable[[Page], bool]]] = [
         ("fonts in training", lambda page: page.font in known),
         ("fonts not in training", lambda page: page.font in unknown),
         *((f"{a}-{b} px", lambda page, a=a, b=b: a <= page.size <= b) for a, b in ((10, 12), (13, 15), (16, 20))),
     ]
     for name, belongs in groups:
-        report(f"  of them {name}", pictures, [item for item in snippets if belongs(pages[item[0]])])
+        asked.report(f"  of them {name}", pictures, [item for item in snippets if belongs(pages[item[0]])])
     print(f"{pace:.2f} pages a second")
+    columns = make_pages(documents, known + unknown, HARDER, seed + 100, columns=2)
+    scans = [scanned(page, rng) for page in pages[:HARDER]]
+    for name, harder in (("two columns", columns), ("scans", scans)):
+        snippets = [(number, page.snippet(rng)) for number, page in enumerate(harder) for _ in range(SNIPPETS)]
+        asked.report(f"{HARDER} pages: {name}", asked.embedder.embed([page.image for page in harder]), snippets)
+
+
+def evaluate_pdfs(model: Path, folder: Path) -> None:
+    """Print how well the pages of the PDFs in a folder are found, by six to eight words in a row of their text layer:
+    as that text and as pictures."""
+    asked = Asked(Embedder(str(model), truncate="END"))
+    pages = [page for path in sorted(folder.rglob("*.pdf")) for page in iter_pages(path, tiling=asked.embedder.tiling)]
+    rng = random.Random(SEEDS["test"])
+    snippets: list[tuple[int, str]] = []
+    for number, page in enumerate(pages):
+        words = page.text.split()
+        for _ in range(SNIPPETS if len(words) >= 20 else 0):
+            length = rng.randint(6, 8)
+            start = rng.randrange(len(words) - length + 1)
+            snippets.append((number, " ".join(words[start : start + length])))
+    print(f"{len(pages)} pages, {len({number for number, _ in snippets})} of them with 20 words or more")
+    asked.head()
+    for modality in ("text", "image"):
+        found = asked.embedder.embed(
+            [page.passage(modality) if modality != "text" or page.text else "" for page in pages]
+        )
+        asked.report(f"6-8 words in a row, page as {modality}", found, snippets)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An embedder that is asked questions."""
+
+    embedder: Embedder
+
+    def head(self) -> None:
+        print(f"{'questions':44s}    n   R@1                R@5                MRR")
+
+    def report(self, name: str, passages: NDArray[np.float32], questions: Sequence[tuple[int, str]]) -> None:
+        ranks = ranks_of(passages, self.embedder.embed_queries([words for _, words in questions]), questions)
+        owners = np.array([number for number, _ in questions])
+        first, five = (interval(ranks < top, owners) for top in (1, 5))
+        print(f"{name:44s} {len(ranks):4d}   {first}   {five}   {np.mean(1 / (ranks + 1)):.3f}", flush=True)
 
 
 def ranks_of(

@@ -9,9 +9,10 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from PIL import Image, ImageDraw
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
 
 from .corpus import SHARED, Document, shingles, words_to_draw
 from .drawing import load_font
@@ -39,25 +40,41 @@ class Page:
         return " ".join(self.words[start : start + length])
 
 
-def print_page(words: Sequence[str], font_path: str, size: int, leading: float = 1.3) -> Page:
-    """The words that fit, printed in black on white at `size` pixels."""
+def print_page(words: Sequence[str], font_path: str, size: int, columns: int = 1, leading: float = 1.3) -> Page:
+    """The words that fit, printed in black on white at `size` pixels, in columns."""
     font, advances, _, _ = load_font(font_path, size)
     image = Image.new("RGB", (WIDTH, HEIGHT), "white")
     draw = ImageDraw.Draw(image)
-    x, y, printed = float(MARGIN), float(MARGIN), []
+    width = (WIDTH - (columns + 1) * MARGIN) / columns
+    left = x = y = float(MARGIN)
+    printed = []
     for word in words:
         length = font.getlength(word)
-        if x + length > WIDTH - MARGIN:
-            x, y = float(MARGIN), y + size * leading
+        if x > left and x + length > left + width:
+            x, y = left, y + size * leading
             if y + size * leading > HEIGHT - MARGIN:
-                break
+                left += width + MARGIN
+                x, y = left, float(MARGIN)
+                if left > WIDTH - MARGIN:
+                    break
         draw.text((x, y), word, "black", font)
         printed.append(word)
         x += length + advances[" "]
     return Page(image, tuple(printed), font_path, size)
 
 
-def make_pages(documents: Sequence[Document], fonts: Sequence[str], number: int, seed: int) -> list[Page]:
+def scanned(page: Page, rng: random.Random) -> Page:
+    """The page as a scanner would see it: turned by up to one degree, a little blurred, grey and noisy."""
+    grey = page.image.convert("L").rotate(rng.uniform(-1, 1), Image.Resampling.BICUBIC, fillcolor=255)
+    pixels = np.asarray(grey.filter(ImageFilter.GaussianBlur(0.4)), np.float32)
+    noise = np.random.default_rng(rng.getrandbits(32)).standard_normal(pixels.shape, dtype=np.float32)
+    seen = np.clip(30 + 0.82 * pixels + 8 * noise, 0, 255).astype(np.uint8)
+    return replace(page, image=Image.fromarray(seen).convert("RGB"))
+
+
+def make_pages(
+    documents: Sequence[Document], fonts: Sequence[str], number: int, seed: int, columns: int = 1
+) -> list[Page]:
     """So many pages, from as many documents as there are, without two that share a tenth of their runs of words."""
     rng = random.Random(seed)
     order = list(documents)
@@ -79,7 +96,7 @@ def make_pages(documents: Sequence[Document], fonts: Sequence[str], number: int,
         own = shingles(" ".join(chosen))
         if not own or len(own & known) >= SHARED * len(own) or sum(bool(re.search("[a-z]{3}", w)) for w in chosen) < 60:
             continue
-        page = print_page(chosen, fonts[len(pages) % len(fonts)], rng.randint(10, 20))
+        page = print_page(chosen, fonts[len(pages) % len(fonts)], rng.randint(10, 20), columns)
         if len(page.words) < 100:
             continue
         known |= own

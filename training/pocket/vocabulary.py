@@ -20,12 +20,12 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 
 from .corpus import Document
 
-VOCABULARY = 11_264
+VOCABULARY = 13_312
 CHUNK_WORDS = 150  # a "document" for the document frequency
 IDF_POWER = 0.5
 TRACE = 0.01  # the weight of words that carry no topic, relative to the heaviest
 RARE_FORM = 0.03  # a form with a smaller share of its stem's occurrences gets no token of its own
-PIECES = 1_500  # tokens for the pieces of rare words
+PIECES = 3_500  # tokens for the pieces of rare words
 
 BOS, PAD, UNK = "<|begin|>", "<|pad|>", "<|unknown|>"
 IMAGE_TOKENS = ("<img>", "</img>", "<IMG_CONTEXT>")

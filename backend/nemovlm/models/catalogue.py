@@ -4,7 +4,7 @@ Sources of the facts: the model cards, NVIDIA's NeMo-Retriever (`_set_p_max_leng
 for text with an image), and mteb's `nvidia_nemotron_vl_models.py` (revision, dimension).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Literal, TypeAlias
 
@@ -84,12 +84,13 @@ CATALOGUE: tuple[ModelCard, ...] = (
     ),
     ModelCard(
         id=POCKET,
-        architecture="LlamaBidirectionalModel",
-        dimension=832,
-        revision="1",
+        architecture="LlamaNemotronVLModel",
+        dimension=2048,
+        revision="2",
         on_hub=False,
+        tiling=replace(NEMOTRON_TILING, tile=256),
         licence="Apache-2.0",
-        note="travels in the package; text only, finds words rather than meanings; for trials, demos and tests",
+        note="travels in the package; reads print and finds words rather than meanings; for trials, demos and tests",
     ),
 )
 

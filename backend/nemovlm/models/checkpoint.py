@@ -88,6 +88,10 @@ def find_checkpoint(model: str, revision: str | None = None, *, served: bool = F
     """
     card = find_card(model)
     if card and revision:
+        if not served and not card.on_hub and revision != card.revision:
+            raise ConfigurationError(
+                f"{card.id} travels in this package, at revision {card.revision!r}; there is no revision {revision!r}"
+            )
         card = replace(card, revision=revision)
     if served and model and not model.startswith(("/", ".")):
         unknown = ModelCard(id=model, architecture=None, dimension=None, on_hub=False)

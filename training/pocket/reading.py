@@ -55,7 +55,7 @@ class Reader(nn.Module):
 
 def spelled(batch: Sequence[Tile]) -> Tensor:
     """What the second head should say: (b, 32, 32, 5, 37) of zeros and ones."""
-    windows = torch.from_numpy(np.stack([labels.windows for _, labels in batch])).long()
+    windows = windows_of(batch)
     middles = torch.from_numpy(np.stack([labels.middles for _, labels in batch]))
     first = (WINDOW - SPELLED) // 2
     wanted = torch.zeros(*windows.shape[:3], SPELLED, CLASSES)

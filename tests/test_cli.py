@@ -144,7 +144,7 @@ def test_doctor_examines_a_server(served_vl: str, vl_folder: Path) -> None:
     out = " ".join(nemovlm("doctor", "--base-url", served_vl, "--model", "nemovlm/pocket", code=1)[0].split())
     assert "nemovlm/pocket is not among them" in out
     assert "it serves: tiny-vl" in out
-    assert "which is not nemovlm/pocket@2;" in out
+    assert "which is not nemovlm/pocket@3;" in out
 
 
 def test_the_command_line_on_a_server(served_vl: str, vl: Embedder, samples: Path, tmp_path: Path) -> None:

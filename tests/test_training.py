@@ -3,7 +3,6 @@ resume."""
 
 import json
 import random
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,23 +12,36 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from tokenizers import Tokenizer
 from torch.nn import functional as F
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from nemovlm import Embedder
 from nemovlm.models.nemotron_vl import load_model
-from training.pocket import drawing, fitting, joining, llama, loop, reading, tower
+from training.pocket import drawing, fitting, joining, llama, loop, reading, tokens, tower, vocabulary
+from training.pocket.codes import FEATURES
 from training.pocket.corpus import Document, distinct
 from training.pocket.evaluation import interval, ranks_of
 from training.pocket.export import export
 from training.pocket.fitting import merged
 from training.pocket.muon import orthogonal
-from training.pocket.pages import make_pages, scanned
+from training.pocket.pages import charted, make_pages, print_page, scanned, titled
 from training.pocket.vocabulary import Vocabulary
 
 FONT = str(Path(reportlab.__file__).parent / "fonts" / "Vera.ttf")
 WORDS = ["Pack", "my", "box", "with", "five", "dozen", "liquor", "jugs,", "said", "the", "fox", "in", "1984"]
+
+
+def vocabulary_in_pieces() -> Vocabulary:
+    """Of the words above, and of a thousand others, most of which are cut into pieces."""
+    rng = random.Random(0)
+    others = ["".join(rng.choices(["ba", "kel", "in", "tro", "mus", "ge"], k=rng.randint(2, 5))) for _ in range(1000)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vocabulary, "VOCABULARY", 800)
+        patch.setattr(vocabulary, "PIECES", 60)
+        return Vocabulary.of([Document("a", "a", " ".join(WORDS * 40 + others))])
+
+
+SPELLED = vocabulary_in_pieces()
 
 
 @given(st.text(alphabet="abzXY019'-. é", max_size=12))
@@ -122,7 +134,7 @@ def test_tower_and_projector_learn_together(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(loop, "BATCH", 2)
     monkeypatch.setattr(loop, "WARMUP", 1)
     torch.manual_seed(0)
-    space = fitting.space_and_runs(*spelled(), [FONT])[0]
+    space = fitting.space_of(SPELLED.count, [FONT])
     tiles = loop.Tiles(WORDS * 40, [FONT], 1, 1)
     reader = reading.Reader()
     torch.nn.init.normal_(reader.letters.weight, std=0.05)
@@ -134,26 +146,30 @@ def test_tower_and_projector_learn_together(tmp_path: Path, monkeypatch: pytest.
     assert joining.load(tmp_path).projector.outer.bias.any()
 
 
-def spelled() -> tuple[Counter[str], Tokenizer, int]:
-    """What `space_and_runs` wants to know of a few words: their count, a tokenizer, and how many tokens it has."""
-    vocabulary = Vocabulary.of([Document("a", "a", " ".join(WORDS * 40))])
-    return vocabulary.count, vocabulary.tokenizer, len(vocabulary.stems)
-
-
 def test_pieces_add_up_to_their_words() -> None:
     """What is printed of words goes to their pieces so that the sums are right; a token of no word has none."""
     torch.manual_seed(0)
-    pieces = [[0, 2], [1, 2], [1, 3], [0, 3, 3]]
+    cut = tokens.Cut([[0, 2], [1, 2], [1], [0, 3, 3]], torch.tensor([1000.0, 100, 10, 1000]), 5)
     truth = torch.randn(5, 7)
-    printed = torch.stack([truth[word].sum(0) for word in pieces])
-    found = fitting.shared_out(printed, pieces, torch.tensor([1000.0, 100, 10, 1000]), 5)
-    torch.testing.assert_close(torch.stack([found[word].sum(0) for word in pieces]), printed, rtol=0.01, atol=0.02)
+    printed = cut.added(truth)
+    torch.testing.assert_close(printed[3], truth[0] + 2 * truth[3])
+    found = cut.shared_out(printed)
+    torch.testing.assert_close(cut.added(found), printed, rtol=0.01, atol=0.02)
     assert not found[4].any()
+
+
+def test_seams_are_where_pieces_of_a_word_meet() -> None:
+    """Each piece but the last is before a seam, each but the first behind one, in the words that are asked for."""
+    cut = tokens.Cut([[4], [0, 2, 1], [3, 2], [0, 0]], torch.ones(4), 5)
+    before, after, which = cut.seams(torch.tensor([2, 0, 1, 2]))
+    assert before.tolist() == [3, 0, 2, 3]
+    assert after.tolist() == [2, 2, 1, 2]
+    assert which.tolist() == [0, 2, 2, 3]
 
 
 def test_features_are_those_of_the_characters_that_a_token_shows() -> None:
     """A tile's features add up to those of its characters, by their width, each on the token where its middle is."""
-    space = fitting.space_and_runs(*spelled(), [FONT])[0]
+    space = fitting.space_of(SPELLED.count, [FONT])
     tiles = [drawing.draw_tile(random.Random(seed), WORDS, [FONT]) for seed in (3, 4)]
     features = fitting.features_of(tiles, space).reshape(2, 256, -1)
     for (_, labels), tile in zip(tiles, features, strict=True):
@@ -200,6 +216,20 @@ def test_pages_differ_and_hold_their_snippets() -> None:
         assert 5 <= len(page.snippet(rng).split()) <= 8
 
 
+def test_harder_pages_are_asked_for_what_they_show() -> None:
+    """A title stands large above a page that lacks its words; labels are words of the page, on a coloured chart."""
+    rng = random.Random(0)
+    page = print_page(["bread", "butter", "cheese", "apple", "onion", "pepper", "salt"], FONT, 12)
+    headed, title = titled(page, rng)
+    assert set(title.split()) <= set(page.words)
+    assert len(title.split()) == 4
+    ink = np.asarray(headed.image.convert("L")) < 128
+    assert ink[:100].sum() > 5 * ink[100:].sum() > 0
+    drawn, labels = charted(page, rng)
+    assert set(labels.split()) <= set(drawn.words) <= set(page.words)
+    assert np.ptp(np.asarray(drawn.image, int), axis=2).max() > 20
+
+
 def test_figures_count_what_is_nearer_than_the_right_page() -> None:
     """Ranks are those of the question's own page, and an interval holds its mean."""
     passages = np.eye(4, dtype=np.float32)
@@ -211,15 +241,22 @@ def test_figures_count_what_is_nearer_than_the_right_page() -> None:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def space() -> fitting.Space:
+    return fitting.space_of(SPELLED.count, [FONT])
+
+
+@pytest.fixture(scope="module")
+def codes(space: fitting.Space) -> tokens.Codes:
+    return tokens.codes_of(*tokens.learn(space, SPELLED, steps=150), SPELLED)
+
+
+@pytest.fixture(scope="module")
+def exported(codes: tokens.Codes, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with an untrained tower, and a vocabulary of a few words."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("exported")
-    vocabulary = Vocabulary.of([Document("a", "a", " ".join(WORDS * 40))])
-    runs = fitting.space_and_runs(vocabulary.count, vocabulary.tokenizer, len(vocabulary.stems), [FONT])[1]
-    codes = fitting.token_codes(runs, vocabulary.stems, vocabulary.weights, vocabulary.frequency)
     joined = joining.Joined(reading.Reader(), fitting.Projector())
-    export(folder, joined, vocabulary.stems, vocabulary.tokenizer, codes)
+    export(folder, joined, SPELLED.stems, SPELLED.tokenizer, codes)
     return folder
 
 
@@ -232,6 +269,39 @@ def test_the_exported_checkpoint_is_of_the_published_architecture(exported: Path
         assert vectors.shape == (4, 2048)
         assert (vectors * rounded.embed(items)).sum(1).min() > 0.99
         assert not np.allclose(exact.embed_query("pack")[:256].any(), True)  # ballast is not heard
+
+
+def test_the_language_model_says_what_pieces_say_together(
+    space: fitting.Space, codes: tokens.Codes, exported: Path
+) -> None:
+    """The vector of a word in pieces is the sum of their codes and of their seams, in running text as well, and nearer
+    to what a reader would see in print than the pieces alone are."""
+    words = sorted(word for word in SPELLED.count if len(SPELLED.tokenizer.encode(word, add_special_tokens=False)) > 2)
+    assert len(words) > 200
+    cut = [SPELLED.tokenizer.encode(word, add_special_tokens=False).ids for word in words]
+    seams = codes.seams
+    pieces = np.stack([codes.letters[ids].sum(0) for ids in cut])
+    said = np.stack(
+        [
+            (F.silu(seams.first[ids[1:]] @ seams.gate.T) * (seams.last[ids[:-1]] @ seams.up.T)).sum(0) @ seams.down.T
+            for ids in cut
+        ]
+    )
+    heard = slice(llama.RESERVED, llama.RESERVED + codes.letters.shape[1])
+    with Embedder(exported) as embedder:
+        vectors = embedder.embed_queries(words)[:, heard]
+        pair = embedder.embed_query(f"{words[0]} {words[-1]}")[heard]
+    assert cosines(vectors, pieces + said).min() > 0.94  # some pieces stand twice in a word, which counts less
+    assert cosines(vectors, pieces + said).mean() > 0.97
+    assert cosines(vectors, pieces + said).mean() > cosines(vectors, pieces).mean() + 0.02
+    assert cosines(pair, (pieces + said)[[0, -1]].sum(0)) > 0.94
+    printed = space.printed(words)
+    assert cosines(vectors, printed).mean() > cosines(pieces, printed).mean() + 0.02
+
+
+def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
+    return (one * other).sum(-1) / lengths  # type: ignore[no-any-return]
 
 
 def scanned_words() -> Image.Image:
@@ -262,16 +332,16 @@ def test_patches_that_show_the_same_weigh_less(exported: Path) -> None:
     model = load_model(exported, device="cpu", dtype=torch.float32)
     language = model.language_model
     torch.manual_seed(0)
-    weight, bias = llama.patch_states(torch.eye(llama.RUNS), torch.zeros(llama.RUNS))
+    weight, bias = llama.patch_states(torch.eye(FEATURES), torch.zeros(FEATURES))
     begin = language.embed_tokens(torch.tensor([[0]]))
 
     @torch.no_grad()
     def heard(codes: torch.Tensor) -> torch.Tensor:
         states = torch.cat([begin, (codes @ weight.T + bias)[None]], dim=1)
         told = language(inputs_embeds=states).last_hidden_state[0, 1:, llama.RESERVED :]
-        return told[:, : llama.RUNS].norm(dim=1) / codes.norm(dim=1)
+        return told[:, :FEATURES].norm(dim=1) / codes.norm(dim=1)
 
-    codes = F.normalize(torch.randn(40, llama.RUNS), dim=1) * torch.linspace(0.4, 2.0, 40)[:, None]
+    codes = F.normalize(torch.randn(40, FEATURES), dim=1) * torch.linspace(0.4, 2.0, 40)[:, None]
     alone, copied = heard(codes), heard(torch.cat([codes, codes[20:21], codes[39:].expand(7, -1)]))
     assert float(alone[:13].mean() / alone[-13:].mean()) == pytest.approx(1, abs=0.15)
     left = copied[:40] / alone

@@ -8,7 +8,7 @@ import os
 import random
 from pathlib import Path
 
-from . import corpus, evaluation, export, fitting, joining, reading, vocabulary
+from . import corpus, evaluation, export, fitting, joining, reading, tokens, vocabulary
 from .drawing import draw_tile
 from .loop import Tiles
 
@@ -23,6 +23,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("backend/nemovlm/pocket"), help="the checkpoint's folder")
     parser.add_argument("--read", type=int, default=12_000, help="steps of learning to read, in all")
     parser.add_argument("--join", type=int, default=8_000, help="steps of learning with the projector, in all")
+    parser.add_argument("--seams", type=int, default=6_000, help="steps of learning what pieces of words say together")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that draw")
     parser.add_argument("--pdfs", type=Path, help="a folder of PDFs to evaluate on, instead of printed pages")
@@ -39,7 +40,7 @@ def main() -> None:
         words = corpus.words_to_draw(trained)
         fonts = corpus.fonts(chosen.data, corpus.TRAINED_FONTS)
         spelling = vocabulary.Vocabulary.of(trained)
-        space, runs = fitting.space_and_runs(spelling.count, spelling.tokenizer, len(spelling.stems), fonts)
+        space = fitting.space_of(spelling.count, fonts)
         if chosen.command == "train":
             tiles = Tiles(words, fonts, chosen.seed, chosen.workers)
             reading.train(tiles, chosen.run, steps=chosen.read, seed=chosen.seed)
@@ -51,7 +52,7 @@ def main() -> None:
                 print(f"the projector as it starts explains {explained:.1%} of the variance")
             joining.train(joined, space, tiles, chosen.run, steps=chosen.join)
         else:
-            codes = fitting.token_codes(runs, spelling.stems, spelling.weights, spelling.frequency)
+            codes = tokens.codes_of(*tokens.learn(space, spelling, steps=chosen.seams), spelling)
             joined = joining.load(chosen.run)
             export.export(chosen.out, joined, spelling.stems, spelling.tokenizer, codes)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from nemovlm import Embedder, iter_pages
 
 from . import corpus
-from .pages import Page, make_pages, scanned
+from .pages import Page, charted, make_pages, scanned, titled
 
 PAGES = 200
 HARDER = 100  # pages of each harder kind
@@ -69,6 +69,10 @@ def evaluate(model: Path, data: Path, part: corpus.Part) -> None:
     for name, harder in (("two columns", columns), ("scans", scans)):
         snippets = [(number, page.snippet(rng)) for number, page in enumerate(harder) for _ in range(SNIPPETS)]
         asked.report(f"{HARDER} pages: {name}", asked.embedder.embed([page.image for page in harder]), snippets)
+    for name, made in (("large titles, by four words", titled), ("charts and tables, by three labels", charted)):
+        harder, questions = zip(*(made(page, rng) for page in pages[:HARDER]), strict=True)
+        found = asked.embedder.embed([page.image for page in harder])
+        asked.report(f"{HARDER} pages: {name}", found, list(enumerate(questions)))
 
 
 def evaluate_pdfs(model: Path, folder: Path) -> None:

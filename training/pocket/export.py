@@ -15,21 +15,19 @@ from torch import Tensor
 
 from . import llama
 from .drawing import TILE
-from .fitting import Matrix
 from .joining import Joined
+from .tokens import Codes
 from .tower import WIDTH, siglip_config, siglip_weights
 from .vocabulary import BOS, IMAGE_TOKENS, PAD, UNK
 
 MAX_TILES = 6
 
 
-def export(out: Path, joined: Joined, vocabulary: dict[str, str], tokenizer: Tokenizer, codes: Matrix) -> None:
+def export(out: Path, joined: Joined, vocabulary: dict[str, str], tokenizer: Tokenizer, codes: Codes) -> None:
     """Write the checkpoint that these make together into the folder `out`."""
-    scale = llama.scale_of(codes)
-    table = llama.table_of(vocabulary, codes * scale)
     weights = {f"vision_model.{name}": tensor for name, tensor in siglip_weights(joined.reader.tower).items()}
-    weights |= _projector(joined, scale)
-    weights |= {f"language_model.{name}": tensor for name, tensor in llama.weights_of(table).items()}
+    weights |= _projector(joined, llama.scale_of(codes))
+    weights |= {f"language_model.{name}": tensor for name, tensor in llama.weights_of(vocabulary, codes).items()}
     out.mkdir(parents=True, exist_ok=True)
     rounded = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in weights.items()}
     (out / "model.safetensors").write_bytes(save(rounded, metadata={"format": "pt"}))

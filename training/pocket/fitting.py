@@ -5,25 +5,18 @@ or in the right column of the 2 x 2 patches it sees. The tower tells the charact
 unit adds up what it tells of its five sets, takes off some less than five, and GELU does the rest.
 
 *The projector, second half.* Ridge regression from the hidden units to the features as they should have been,
-centred, weighted by rarity, whitened, and cut to the `RUNS` directions in which words differ most.
-
-*The table of tokens.* The first `RUNS` numbers of a token's code are the same features: those of a word's pieces add up
-to the sum over its characters, by least squares over the words of the training text; so a word and its picture have
-the same code, and the query finds the page. The other `STEMS` numbers are a code of signs for the token's stem, which
-pictures lack: text against text is matched by words too. The codes of the loudest stems are the perpendicular rows of
-one Hadamard matrix, the next ones the same rows with some columns negated, and so on."""
+centred, weighted by rarity, and whitened."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -34,13 +27,9 @@ from .reading import SPELLED, Reader
 from .tower import WIDTH
 
 HIDDEN = 2 * FEATURES  # units of the projector, and of the language model: the architecture has one number for both
-RUNS, STEMS = 1024, 768
-STEM_SHARE = 2.0  # the length of the average token's stem code, as a multiple of that of its features
-QUIETEST = 0.4  # the weight of the runs of words that carry no topic: in a row of words of a page they do say something
 GAIN, THRESHOLD = 3.0, 3.5  # of the hidden units
 RIDGE = 0.01
 SHRINKAGE = 0.05  # of the covariance, relative to its mean eigenvalue
-DOUBT = 0.03  # the ridge of tokens' codes, relative to a word of average number
 COUNT_POWER = 0.75  # a word counts for the whitening as often as it stands in the text, to this power
 
 Matrix = NDArray[np.float32]
@@ -60,6 +49,18 @@ class Space:
         """(n, 1024): the features of windows (n, 5), without their mean, times the rarity of the run."""
         return np.float32((self.features(windows) - self.mean) * self.features.weights(windows)[:, None])
 
+    def printed(self, words: Sequence[str]) -> Matrix:
+        """What a perfect reader would say of each word: (words, 1024), as codes are."""
+        result = np.zeros((len(words), FEATURES), np.float32)
+        for start in range(0, len(words), 10_000):
+            spelled = [[window for _, window in windows_of(word)] for word in words[start : start + 10_000]]
+            windows = np.array([window for word in spelled for window in word])
+            owners = torch.repeat_interleave(torch.tensor([len(word) for word in spelled]))
+            said = self.centred(windows) * self.widths[windows[:, WINDOW // 2], None]
+            sums = torch.zeros(len(spelled), FEATURES).index_add_(0, owners, torch.from_numpy(said))
+            result[start : start + 10_000] = sums.numpy() @ self.whitening
+        return result
+
 
 def widths_of(fonts: Sequence[str]) -> Matrix:
     """The average advance of each class over the fonts, of both cases of letters, with mean 1."""
@@ -67,76 +68,26 @@ def widths_of(fonts: Sequence[str]) -> Matrix:
     return np.append(advances / advances.mean(), 0).astype(np.float32)
 
 
-def space_and_runs(
-    words: Counter[str], tokenizer: Tokenizer, tokens: int, fonts: Sequence[str]
-) -> tuple[Space, Matrix]:
-    """The space of the words' features, and the code of runs of each token: (tokens, 1024)."""
+def space_of(words: Counter[str], fonts: Sequence[str]) -> Space:
+    """The space of the words' features."""
     features, widths = Features(words), widths_of(fonts)
-    allowed = set(ALPHABET)
-    types = [word for word in words if set(word) <= allowed]
-    numbers = np.array([words[word] for word in types]) ** COUNT_POWER
-    windows = [window for word in types for _, window in windows_of(word)]
-    owners = np.repeat(np.arange(len(types)), [len(word) for word in types])
-    # Many characters have the same window, and few windows make the sums small.
-    distinct, place = np.unique(np.array(windows), axis=0, return_inverse=True)
-    on = features(distinct)
-    loud = features.weights(distinct) * widths[distinct[:, WINDOW // 2]]
-    often = np.bincount(place, weights=numbers[owners], minlength=len(distinct))
+    numbers: Counter[tuple[int, ...]] = Counter()  # many characters have the same window
+    for word, number in words.items():
+        if set(word) <= set(ALPHABET):
+            for _, window in windows_of(word):
+                numbers[window] += number**COUNT_POWER
+    windows = np.array(list(numbers))
+    often = np.array(list(numbers.values()))
+    on = features(windows)
+    loud = features.weights(windows) * widths[windows[:, WINDOW // 2]]
     heard = often * loud
     mean = (heard @ on / heard.sum()).astype(np.float32)
     centred = (on - mean) * loud[:, None]
     covariance = (centred * often[:, None]).T @ centred / often.sum()
     values, vectors = np.linalg.eigh(covariance)
-    values, vectors = values[-RUNS:], vectors[:, -RUNS:]
-    whitening = (vectors / np.sqrt(values + SHRINKAGE * values.mean())).astype(np.float32)
-    printed = torch.zeros(len(types), FEATURES)  # what a perfect reader would say of each word
-    for start in range(0, len(owners), 100_000):
-        part = slice(start, start + 100_000)
-        printed.index_add_(0, torch.from_numpy(owners[part]), torch.from_numpy(centred[place[part]]))
-    pieces = [encoding.ids for encoding in tokenizer.encode_batch(types, add_special_tokens=False)]
-    runs = shared_out(printed, pieces, torch.from_numpy(numbers / numbers.mean()).float(), tokens)
-    return Space(features, widths, mean, whitening), runs.numpy() @ whitening
-
-
-def shared_out(printed: Tensor, pieces: Sequence[Sequence[int]], numbers: Tensor, tokens: int) -> Tensor:
-    """For each token a row (tokens, c), such that those of a word's pieces add up to what is printed of it (words, c),
-    as nearly as can be: least squares, in which words count by their numbers (words,)."""
-    gram, cross = torch.zeros(tokens, tokens), torch.zeros(tokens, printed.shape[1])
-    lengths = torch.tensor([len(cut) for cut in pieces])
-    token, word = torch.tensor([token for cut in pieces for token in cut]), torch.repeat_interleave(lengths)
-    for start in range(0, len(token), 100_000):
-        part = slice(start, start + 100_000)
-        cross.index_add_(0, token[part], numbers[word[part], None] * printed[word[part]])
-    pairs = [(one, other) for cut in pieces for one in cut for other in cut]
-    gram.index_put_(tuple(torch.tensor(pairs).T), numbers.repeat_interleave(lengths**2), accumulate=True)
-    gram.diagonal().add_(DOUBT)
-    return torch.cholesky_solve(cross, torch.linalg.cholesky(gram))
-
-
-def stem_codes(stems: Sequence[str], loudness: dict[str, float]) -> dict[str, Matrix]:
-    """A code of 768 signs for each stem."""
-    rows = _hadamard(STEMS)
-    codes: dict[str, Matrix] = {}
-    negated = np.ones(STEMS, np.float32)
-    for rank, stem in enumerate(sorted(set(stems), key=lambda stem: (-loudness[stem], stem))):
-        basis, row = divmod(rank, STEMS)
-        if row == 0:
-            negated = signs(f"basis {basis}", STEMS)
-        codes[stem] = rows[row] * negated
-    return codes
-
-
-def token_codes(runs: Matrix, vocabulary: dict[str, str], weights: Sequence[float], often: dict[str, int]) -> Matrix:
-    """The code of each token, (tokens, 1024 + 768): its runs, then its stem."""
-    stems = list(vocabulary.values())
-    loudness: defaultdict[str, float] = defaultdict(float)
-    for stem, weight in zip(stems, weights, strict=True):
-        loudness[stem] = max(loudness[stem], weight**2 * often.get(stem, 0))
-    codes = stem_codes(stems, loudness)
-    runs = runs * np.maximum(np.array(weights), QUIETEST)[:, None]
-    spoken = np.stack([codes[stem] * weight for stem, weight in zip(stems, weights, strict=True)])
-    scale = STEM_SHARE * np.linalg.norm(runs, axis=1).mean() / np.linalg.norm(spoken, axis=1).mean()
-    return np.concatenate([runs, scale * spoken], axis=1)
+    # Symmetric: the vectors of equal values, which may differ from machine to machine, do not matter.
+    whitening = (vectors / np.sqrt(values + SHRINKAGE * values.mean()) @ vectors.T).astype(np.float32)
+    return Space(features, widths, mean, whitening)
 
 
 class Projector(nn.Module):
@@ -145,7 +96,7 @@ class Projector(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.inner = nn.Linear(4 * WIDTH, HIDDEN)
-        self.outer = nn.Linear(HIDDEN, RUNS)
+        self.outer = nn.Linear(HIDDEN, FEATURES)
         nn.init.zeros_(self.outer.bias)
 
     def hidden(self, states: Tensor) -> Tensor:
@@ -209,16 +160,3 @@ def signs(name: str, size: int) -> Matrix:
     """`size` pseudo-random signs that depend on the name alone."""
     bits = np.frombuffer(hashlib.shake_256(name.encode()).digest(size // 8), np.uint8)
     return np.where(np.unpackbits(bits), 1, -1).astype(np.float32)
-
-
-def _hadamard(size: int) -> Matrix:
-    """Signs in perpendicular rows. `size` is 12 (Paley's construction) times a power of two."""
-    squares = {number * number % 11 for number in range(11)}
-    matrix = np.ones((12, 12), np.float32)
-    for row in range(11):
-        for column in range(11):
-            matrix[row + 1, column + 1] = 1 if (row - column) % 11 in squares else -1
-    matrix[1:, 0] = -1
-    while len(matrix) < size:
-        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
-    return matrix

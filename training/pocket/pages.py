@@ -1,7 +1,7 @@
 """Whole pages, printed as a person would print them, and questions about them; for fitting and for evaluation.
 
 A page is 512 x 768 pixels, one column, with 100 to 300 words of one document in one font; a question is five to eight
-of its words in a row.
+of its words in a row. Harder kinds are made of such pages: scans, large titles, charts and tables.
 """
 
 from __future__ import annotations
@@ -61,6 +61,51 @@ def print_page(words: Sequence[str], font_path: str, size: int, columns: int = 1
         printed.append(word)
         x += length + advances[" "]
     return Page(image, tuple(printed), font_path, size)
+
+
+def titled(page: Page, rng: random.Random) -> tuple[Page, str]:
+    """The page's words in two kinds: a large title of some of them, which stand nowhere else, above the others; and
+    that title."""
+    start = rng.randrange(len(page.words) - 4)
+    title = page.words[start : start + 4]
+    rest = [word for word in page.words if word not in title]
+    size = rng.randint(28, 44)
+    font, advances, _, _ = load_font(page.font, size)
+    body = print_page(rest, page.font, page.size)
+    image = Image.new("RGB", (WIDTH, HEIGHT), "white")
+    draw = ImageDraw.Draw(image)
+    x, y = float(MARGIN), MARGIN / 2
+    for word in title:
+        length = font.getlength(word)
+        if x > MARGIN and x + length > WIDTH - MARGIN:
+            x, y = float(MARGIN), y + 1.2 * size
+        draw.text((x, y), word, "black", font)
+        x += length + advances[" "]
+    image.paste(body.image, (0, int(y + 1.4 * size)))
+    return replace(page, image=image), " ".join(title)
+
+
+def charted(page: Page, rng: random.Random) -> tuple[Page, str]:
+    """A bar chart above a table, whose labels are words of the page; and three of the labels."""
+    words = sorted({word for word in page.words if word.isalpha() and 3 < len(word) < 13})
+    labels = rng.sample(words, min(20, len(words)))
+    size = rng.randint(11, 15)
+    font, _, _, _ = load_font(page.font, size)
+    image = Image.new("RGB", (WIDTH, HEIGHT), "white")
+    draw = ImageDraw.Draw(image)
+    bars, cells = labels[:8], labels[8:]
+    for index, label in enumerate(bars):
+        top = 40 + index * 36
+        draw.text((MARGIN, top + 4), label, "black", font)
+        colour = tuple(rng.randint(40, 200) for _ in range(3))
+        draw.rectangle((160, top, 160 + rng.randint(40, 300), top + 24), fill=colour)
+    draw.line((160, 30, 160, 330), "black")
+    for index, label in enumerate(cells):
+        row, column = divmod(index, 3)
+        left, top = MARGIN + column * 152, 400 + row * 40
+        draw.rectangle((left, top, left + 152, top + 40), outline="grey")
+        draw.text((left + 8, top + 10), label, "black", font)
+    return replace(page, image=image, words=tuple(labels)), " ".join(rng.sample(labels, 3))
 
 
 def scanned(page: Page, rng: random.Random) -> Page:

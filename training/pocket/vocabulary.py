@@ -30,6 +30,7 @@ PIECES = 3_500  # tokens for the pieces of rare words
 BOS, PAD, UNK = "<|begin|>", "<|pad|>", "<|unknown|>"
 IMAGE_TOKENS = ("<img>", "</img>", "<IMG_CONTEXT>")
 PROMPT = "\ue000"  # private use: stands for the prompt prefix
+SPECIAL = (BOS, PAD, UNK, *IMAGE_TOKENS, PROMPT)
 CONTINUES = "##"
 
 #: Kinds of text count alike, however long they are; what is none of these is a page of documentation.
@@ -169,7 +170,7 @@ def choose_vocabulary(words: Words) -> dict[str, str]:
     """The tokens with their stems: special ones, characters, numbers, stems by frequency, at last pieces."""
     characters = "abcdefghijklmnopqrstuvwxyz0123456789"
     numbers = [*range(10, 100), *range(1900, 2050)]
-    tokens = [BOS, PAD, UNK, *IMAGE_TOKENS, PROMPT, *characters, *(CONTINUES + character for character in characters)]
+    tokens = [*SPECIAL, *characters, *(CONTINUES + character for character in characters)]
     tokens += [CONTINUES + ending for ending in sorted(ENDINGS)]
     tokens += [str(number) for number in numbers] + [f"{CONTINUES}{number:02}" for number in range(100)]
     counted = sorted((word for word in words.count if word.isdigit()), key=lambda w: (-words.count[w], w))
@@ -251,7 +252,7 @@ def learn_pieces(words: list[str]) -> Iterator[str]:
 
 def weights_of(vocabulary: dict[str, str], frequency: dict[str, int], chunks: int) -> list[float]:
     """From 0 to 1 for each token: its stem's idf in the text."""
-    silent = {BOS, PAD, UNK, *IMAGE_TOKENS, PROMPT, *FUNCTION_WORDS, *(CONTINUES + ending for ending in ENDINGS)}
+    silent = {*SPECIAL, *FUNCTION_WORDS, *(CONTINUES + ending for ending in ENDINGS)}
     weights: list[float] = []
     for token, stem in vocabulary.items():
         idf = math.log(chunks / max(frequency.get(stem, 0), 1)) / math.log(chunks)

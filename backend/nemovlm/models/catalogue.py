@@ -86,7 +86,7 @@ CATALOGUE: tuple[ModelCard, ...] = (
         id=POCKET,
         architecture="LlamaNemotronVLModel",
         dimension=2048,
-        revision="2",
+        revision="3",
         on_hub=False,
         tiling=replace(NEMOTRON_TILING, tile=256),
         licence="Apache-2.0",

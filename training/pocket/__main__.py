@@ -39,9 +39,8 @@ def main() -> None:
         trained = corpus.documents(chosen.data, "train")
         words = corpus.words_to_draw(trained)
         fonts = corpus.fonts(chosen.data, corpus.TRAINED_FONTS)
-        spelling = vocabulary.Vocabulary.of(trained)
-        space = fitting.space_of(spelling.count, fonts)
         if chosen.command == "train":
+            space = fitting.space_of(vocabulary.words_of(trained).count, fonts)
             tiles = Tiles(words, fonts, chosen.seed, chosen.workers)
             reading.train(tiles, chosen.run, steps=chosen.read, seed=chosen.seed)
             joined = joining.Joined(reading.load(chosen.run), fitting.Projector())
@@ -52,6 +51,8 @@ def main() -> None:
                 print(f"the projector as it starts explains {explained:.1%} of the variance")
             joining.train(joined, space, tiles, chosen.run, steps=chosen.join)
         else:
+            spelling = vocabulary.Vocabulary.of(trained)
+            space = fitting.space_of(spelling.count, fonts)
             codes = tokens.codes_of(*tokens.learn(space, spelling, steps=chosen.seams), spelling)
             joined = joining.load(chosen.run)
             export.export(chosen.out, joined, spelling.stems, spelling.tokenizer, codes)

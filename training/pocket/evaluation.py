@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from nemovlm import Embedder, iter_pages
 
 from . import corpus
-from .pages import Page, charted, make_pages, scanned, titled
+from .pages import Page, charted, make_pages, scanned, snippet_of, titled
 
 PAGES = 200
 HARDER = 100  # pages of each harder kind
@@ -85,9 +85,7 @@ def evaluate_pdfs(model: Path, folder: Path) -> None:
     for number, page in enumerate(pages):
         words = page.text.split()
         for _ in range(SNIPPETS if len(words) >= 20 else 0):
-            length = rng.randint(6, 8)
-            start = rng.randrange(len(words) - length + 1)
-            snippets.append((number, " ".join(words[start : start + length])))
+            snippets.append((number, snippet_of(words, rng, 6)))
     print(f"{len(pages)} pages, {len({number for number, _ in snippets})} of them with 20 words or more")
     asked.head()
     for modality in ("text", "image"):

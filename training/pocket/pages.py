@@ -35,32 +35,55 @@ class Page:
 
     def snippet(self, rng: random.Random) -> str:
         """Five to eight consecutive words."""
-        length = rng.randint(5, 8)
-        start = rng.randrange(len(self.words) - length + 1)
-        return " ".join(self.words[start : start + length])
+        return snippet_of(self.words, rng, 5)
+
+
+def snippet_of(words: Sequence[str], rng: random.Random, shortest: int) -> str:
+    """So many to eight consecutive words."""
+    length = rng.randint(shortest, 8)
+    start = rng.randrange(len(words) - length + 1)
+    return " ".join(words[start : start + length])
 
 
 def print_page(words: Sequence[str], font_path: str, size: int, columns: int = 1, leading: float = 1.3) -> Page:
     """The words that fit, printed in black on white at `size` pixels, in columns."""
-    font, advances, _, _ = load_font(font_path, size)
     image = Image.new("RGB", (WIDTH, HEIGHT), "white")
     draw = ImageDraw.Draw(image)
     width = (WIDTH - (columns + 1) * MARGIN) / columns
-    left = x = y = float(MARGIN)
+    left = y = float(MARGIN)
     printed = []
+    for line in _lines(words, font_path, size, width):
+        if y > MARGIN and y + size * leading > HEIGHT - MARGIN:
+            left += width + MARGIN
+            y = float(MARGIN)
+            if left > WIDTH - MARGIN:
+                break
+        _print_line(draw, left, y, line, font_path, size)
+        printed.extend(word for _, word in line)
+        y += size * leading
+    return Page(image, tuple(printed), font_path, size)
+
+
+def _lines(words: Sequence[str], font_path: str, size: int, width: float) -> list[list[tuple[float, str]]]:
+    """The words in lines of at most `width` pixels, each with its distance from the left."""
+    font, advances, _, _ = load_font(font_path, size)
+    lines: list[list[tuple[float, str]]] = []
+    x = 0.0
     for word in words:
         length = font.getlength(word)
-        if x > left and x + length > left + width:
-            x, y = left, y + size * leading
-            if y + size * leading > HEIGHT - MARGIN:
-                left += width + MARGIN
-                x, y = left, float(MARGIN)
-                if left > WIDTH - MARGIN:
-                    break
-        draw.text((x, y), word, "black", font)
-        printed.append(word)
+        if not lines or (x > 0 and x + length > width):
+            lines.append([])
+            x = 0.0
+        lines[-1].append((x, word))
         x += length + advances[" "]
-    return Page(image, tuple(printed), font_path, size)
+    return lines
+
+
+def _print_line(
+    draw: ImageDraw.ImageDraw, left: float, top: float, line: list[tuple[float, str]], font_path: str, size: int
+) -> None:
+    for x, word in line:
+        draw.text((left + x, top), word, "black", load_font(font_path, size)[0])
 
 
 def titled(page: Page, rng: random.Random) -> tuple[Page, str]:
@@ -70,17 +93,13 @@ def titled(page: Page, rng: random.Random) -> tuple[Page, str]:
     title = page.words[start : start + 4]
     rest = [word for word in page.words if word not in title]
     size = rng.randint(28, 44)
-    font, advances, _, _ = load_font(page.font, size)
     body = print_page(rest, page.font, page.size)
     image = Image.new("RGB", (WIDTH, HEIGHT), "white")
     draw = ImageDraw.Draw(image)
-    x, y = float(MARGIN), MARGIN / 2
-    for word in title:
-        length = font.getlength(word)
-        if x > MARGIN and x + length > WIDTH - MARGIN:
-            x, y = float(MARGIN), y + 1.2 * size
-        draw.text((x, y), word, "black", font)
-        x += length + advances[" "]
+    lines = _lines(title, page.font, size, WIDTH - 2 * MARGIN)
+    for number, line in enumerate(lines):
+        _print_line(draw, MARGIN, MARGIN / 2 + 1.2 * size * number, line, page.font, size)
+    y = MARGIN / 2 + 1.2 * size * (len(lines) - 1)
     image.paste(body.image, (0, int(y + 1.4 * size)))
     return replace(page, image=image), " ".join(title)
 

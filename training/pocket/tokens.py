@@ -172,26 +172,23 @@ def learn(space: Space, vocabulary: Vocabulary, *, steps: int, refits: int = 3) 
         missing = wanted - cut.added(letters)
         for _ in range(part * steps // refits, (part + 1) * steps // refits):
             some = torch.multinomial(drawn, BATCH, replacement=True)
-            before, after, which = cut.seams(some)
-            said = torch.zeros(BATCH, FEATURES).index_add(0, which, learner(before, after))
+            said = _said(learner, cut, some)
             weights = numbers[some].sqrt()
             loss = (weights * (said - missing[some]).square().sum(1)).sum() / weights.sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-        letters = cut.shared_out(wanted - _said(learner, cut))
+        with torch.no_grad():
+            said = torch.cat([_said(learner, cut, some) for some in torch.arange(len(words)).split(10_000)])
+        letters = cut.shared_out(wanted - said)
     return letters.numpy(), learner.seams(tokens)
 
 
-@torch.no_grad()
-def _said(learner: _Learner, cut: Cut) -> Tensor:
-    """What the seams of each word add: (words, 1024)."""
-    parts = []
-    for words in torch.arange(len(cut.lengths)).split(10_000):
-        before, after, which = cut.seams(words)
-        parts.append(torch.zeros(len(words), FEATURES).index_add(0, which, learner(before, after)))
-    return torch.cat(parts)
+def _said(learner: _Learner, cut: Cut, words: Tensor) -> Tensor:
+    """What the seams of each of the words add: (words, 1024)."""
+    before, after, which = cut.seams(words)
+    return torch.zeros(len(words), FEATURES).index_add(0, which, learner(before, after))
 
 
 def codes_of(letters: Matrix, seams: Seams, vocabulary: Vocabulary) -> Codes:

@@ -112,7 +112,7 @@ class Words:
     """The words of the text, counted, and grouped by stem."""
 
     chunks: list[str]  # normalised, of CHUNK_WORDS words each
-    count: dict[str, int]  # in how many chunks a word occurs
+    count: Counter[str]  # in how many chunks a word occurs
     spread: dict[str, float]  # the same, so that no kind of text drowns the others
     forms: dict[str, list[str]]  # the words of a stem
 
@@ -130,15 +130,20 @@ class Vocabulary:
     @classmethod
     def of(cls, documents: Iterable[Document]) -> Vocabulary:
         """The vocabulary of the training documents."""
-        text: defaultdict[str, list[str]] = defaultdict(list)
-        for document in documents:
-            text[_KINDS.get(document.package, "page")].append(document.text)
-        words = count_words(text)
+        words = words_of(documents)
         stems = choose_vocabulary(words)
         tokenizer = tokenizer_of(stems)
         frequency = count_stems(stems, words.chunks, tokenizer)
         weights = weights_of(stems, frequency, len(words.chunks))
-        return cls(stems, tokenizer, weights, frequency, Counter(words.count))
+        return cls(stems, tokenizer, weights, frequency, words.count)
+
+
+def words_of(documents: Iterable[Document]) -> Words:
+    """The words of the training documents."""
+    text: defaultdict[str, list[str]] = defaultdict(list)
+    for document in documents:
+        text[_KINDS.get(document.package, "page")].append(document.text)
+    return count_words(text)
 
 
 def count_words(text: Mapping[str, list[str]]) -> Words:

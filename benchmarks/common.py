@@ -18,7 +18,7 @@ import pypdfium2
 import pypdfium2.raw as pdfium
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path += [str(ROOT / "examples"), str(ROOT / "tests")]  # for make_samples and checkpoints
+sys.path += [str(ROOT)]  # for tests.support
 
 
 def in_turns(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
@@ -76,7 +76,7 @@ def sample_pdf(path: Path, pages: int, *, numbered: bool = False) -> Path:
 
     `numbered` stamps a text of its own on each, so that no two are equal.
     """
-    from make_samples import make_samples
+    from tests.support.samples import make_samples
 
     with closing(pypdfium2.PdfDocument.new()) as library, closing(pypdfium2.PdfDocument.new()) as made:
         with TemporaryDirectory() as folder:

@@ -89,7 +89,7 @@ class PlainLoop:
 
 def write_checkpoint(folder: Path) -> Path:
     """Write the tests' tiny checkpoint, then put a larger random model in the place of its own."""
-    from checkpoints import write_vl_checkpoint
+    from tests.support.checkpoints import write_vl_checkpoint
 
     config_file = write_vl_checkpoint(folder) / "config.json"
     config = json.loads(config_file.read_text(encoding="utf-8"))

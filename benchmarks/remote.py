@@ -332,7 +332,7 @@ def main() -> None:
     if "throughput" in what:
         throughput(given.texts, given.rounds, full=given.full)
     if {"cpu", "bytes"} & set(what):
-        from make_samples import make_samples  # `common` says where it is
+        from tests.support.samples import make_samples  # `common` says where it is
 
         with TemporaryDirectory() as folder:
             pdfs = sorted(given.pdfs.glob("*.pdf")) if given.pdfs else make_samples(Path(folder))

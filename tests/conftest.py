@@ -1,27 +1,23 @@
-"""What tests share: small checkpoints written once, and the sample library."""
+"""What tests of several folders share. Nothing heavy is imported before a test asks for the fixture that needs it.
 
-import json
+What one folder alone needs is in that folder's own conftest.py; helpers that are no fixtures are in `tests/support`.
+"""
+
 import os
-from collections.abc import Awaitable, Callable, Iterator
-from importlib.util import find_spec
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Before torch is loaded: models this small run faster on one thread, and a busy machine slows several down.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["COLUMNS"] = "120"  # of the command line's output: what prints it asks once, when it is imported
 
 import pytest
-from checkpoints import write_text_checkpoint, write_vl_checkpoint
-from launched import launched
-from make_samples import make_samples
-from real_vllm import OPTIONS
-from servers import ready, running
 
-from nemovlm import Embedder
-from nemovlm.server import make_app
-
-# These have an environment of their own (`scripts/test` runs both).
-collect_ignore = [] if find_spec("vllm") else ["with_vllm"]
+if TYPE_CHECKING:
+    from nemovlm import Embedder
+    from nemovlm.inputs import Vector
 
 
 @pytest.fixture(autouse=True)
@@ -37,52 +33,54 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="session")
 def vl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random checkpoint with eyes: 128 components, tiles of 64 pixels worth 16 tokens, 1024 tokens."""
+    """A tiny random checkpoint with vision: 128 components, tiles of 64 pixels worth 16 tokens, 1024 tokens."""
+    from tests.support.checkpoints import write_vl_checkpoint
+
     return write_vl_checkpoint(tmp_path_factory.mktemp("vl") / "tiny-vl")
 
 
 @pytest.fixture(scope="session")
 def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random checkpoint that reads text only."""
+    from tests.support.checkpoints import write_text_checkpoint
+
     return write_text_checkpoint(tmp_path_factory.mktemp("text") / "tiny-text")
 
 
 @pytest.fixture(scope="session")
-def pocket() -> Iterator[Embedder]:
-    """An embedder on the pocket model. A picture of a page takes it a second; a text, next to nothing."""
-    with Embedder("nemovlm/pocket") as embedder:
-        yield embedder
+def vl(vl_folder: Path) -> Iterator["Embedder"]:
+    """An embedder on the tiny checkpoint with vision."""
+    from nemovlm import Embedder
 
-
-@pytest.fixture(scope="session")
-def vl(vl_folder: Path) -> Iterator[Embedder]:
-    """An embedder on the tiny checkpoint with eyes."""
     with Embedder(vl_folder) as embedder:
         yield embedder
 
 
 @pytest.fixture(scope="session")
 def served_vl(vl_folder: Path) -> Iterator[str]:
-    """The address of a real server over the tiny checkpoint with eyes; it calls it `tiny-vl`."""
+    """The address of a real server over the tiny checkpoint with vision; it calls it `tiny-vl`."""
+    from nemovlm import Embedder
+    from nemovlm.server import make_app
+    from tests.support.servers import ready, running
+
     with running(make_app(Embedder(vl_folder))) as address:
         yield ready(address)
 
 
 @pytest.fixture(scope="session")
 def vllm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny checkpoint with eyes as the hub would have it: with code in it, which leaves a trace if it is run."""
-    folder = write_vl_checkpoint(tmp_path_factory.mktemp("vllm") / "tiny-vl")
-    config = json.loads((folder / "config.json").read_text())
-    config["auto_map"] = {"AutoConfig": "configuration_trap.TrapConfig", "AutoModel": "configuration_trap.TrapModel"}
-    (folder / "config.json").write_text(json.dumps(config))
-    trace = folder / "code-was-run"
-    (folder / "configuration_trap.py").write_text(f"open({str(trace)!r}, 'w').close()\n")
-    return folder
+    """The tiny checkpoint with vision as the hub would have it: with code in it, which leaves a trace if it is run."""
+    from tests.support.real_vllm import write_untrusted_checkpoint
+
+    return write_untrusted_checkpoint(tmp_path_factory.mktemp("vllm") / "tiny-vl")
 
 
 @pytest.fixture(scope="session")
-def vllm_vl(vllm_folder: Path) -> Iterator[Embedder]:
+def vllm_vl(vllm_folder: Path) -> Iterator["Embedder"]:
     """An embedder on vLLM in this process, over the tiny checkpoint, in float32. Started anew it costs 20 seconds."""
+    from nemovlm import Embedder
+    from tests.support.real_vllm import OPTIONS
+
     with Embedder(vllm_folder, engine="vllm", dtype="float32", engine_options=OPTIONS) as embedder:
         yield embedder
 
@@ -90,8 +88,8 @@ def vllm_vl(vllm_folder: Path) -> Iterator[Embedder]:
 @pytest.fixture(scope="session")
 def vllm_served(vllm_folder: Path) -> Iterator[str]:
     """The address of vLLM's own server over the tiny checkpoint, as `nemovlm serve --vllm-server` starts it."""
-    prefixes = {"prompts": {"query": "query: ", "document": "passage: "}}
-    (vllm_folder / "config_sentence_transformers.json").write_text(json.dumps(prefixes))  # for its route /v2/embed
+    from tests.support.launched import launched
+
     with launched(vllm_folder) as server:
         yield server.ready()
 
@@ -99,9 +97,30 @@ def vllm_served(vllm_folder: Path) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the sample library. Read only: a test that changes PDFs copies them."""
-    folder = tmp_path_factory.mktemp("samples")
-    make_samples(folder)
-    return folder
+    from tests.support.once import once
+    from tests.support.samples import make_samples
+
+    return once(tmp_path_factory, "samples", make_samples)
+
+
+Vectors = AsyncIterator["Vector | None"]
+
+
+@pytest.fixture(params=["sync", "async"])
+def stream(request: pytest.FixtureRequest) -> Callable[..., Vectors]:
+    """Return what gives the vectors of an embedder's stream one by one, through its sync or its async door."""
+
+    async def one_by_one(embedder: "Embedder", *args: Any, **kwargs: Any) -> Vectors:
+        if request.param == "sync":
+            with closing(embedder.stream(*args, **kwargs)) as vectors:  # type: ignore[type-var] # it is a generator
+                for vector in vectors:
+                    yield vector
+        else:
+            async with aclosing(embedder.astream(*args, **kwargs)) as vectors:  # type: ignore[type-var]
+                async for vector in vectors:
+                    yield vector
+
+    return one_by_one
 
 
 @pytest.fixture(params=["sync", "async"])

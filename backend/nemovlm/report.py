@@ -7,14 +7,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nemovlm.errors import MissingExtraError
 from nemovlm.images import data_url
-from nemovlm.index import Hit
 
 try:
     from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    if TYPE_CHECKING:
+        from nemovlm.index import Hit
 except ImportError as missing:
     raise MissingExtraError("the HTML report", "cli") from missing
 
@@ -27,7 +29,7 @@ class Answer:
     """A question and the pages that were found for it, best first."""
 
     question: str
-    hits: Sequence[Hit]
+    hits: Sequence["Hit"]
 
     def as_dict(self) -> dict[str, Any]:
         """Return what JSON can hold: all but the thumbnails. `page` is 0-based, as everywhere in the library."""

@@ -9,6 +9,7 @@ from pydantic import (
     AliasChoices,
     BaseModel,
     Field,
+    InstanceOf,
     SecretStr,
     ValidationError,
     ValidationInfo,
@@ -17,6 +18,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from nemovlm.clock import Clock
 from nemovlm.errors import ConfigurationError
 from nemovlm.inputs import Truncate
 from nemovlm.wire.address import HOSTED_URL, Address, parse_address
@@ -171,6 +173,8 @@ class Settings(BaseSettings, Knobs):
     engine: EngineName = "auto"
     hosted_api_key: SecretStr | None = Field(default=None, validation_alias=AliasChoices("NVIDIA_API_KEY"))
     """The key of NVIDIA's hosted NIMs. It is sent to them alone."""
+    clock: InstanceOf[Clock] = Field(default=Clock(), exclude=True, repr=False)
+    """How a remote engine waits. For tests; no knob."""
     truncate: Truncate = "NONE"
     device: str = "auto"
     dtype: DtypeName = "auto"

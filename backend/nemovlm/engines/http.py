@@ -100,7 +100,9 @@ class HttpEngine(ABC, Generic[P]):
         return max(1, int(width * scale)), max(1, int(height * scale))
 
     async def _compute(self, parcels: Sequence[P]) -> Sequence[Outcome]:
-        return await self._ask(parcels, Deadline(self._settings.deadline), self._settings.max_retries)
+        return await self._ask(
+            parcels, Deadline(self._settings.deadline, self._settings.clock), self._settings.max_retries
+        )
 
     async def _ask(self, parcels: Sequence[P], deadline: Deadline, retries: int) -> list[Outcome]:
         """Answer for `parcels`, in one request if the server takes it, else in parts."""

@@ -7,10 +7,9 @@ Every request ends with a reply that could be read or with the last thing that w
 import asyncio
 import re
 import ssl
-import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from operator import attrgetter
 from typing import TypeVar
@@ -19,6 +18,7 @@ import httpx
 from aiolimiter import AsyncLimiter
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
+from nemovlm.clock import Clock
 from nemovlm.errors import AuthenticationError, ConfigurationError
 from nemovlm.settings import Settings
 from nemovlm.wire.address import Address
@@ -53,18 +53,19 @@ class RefusedError(Exception):
 class Deadline:
     """So many seconds, from the first attempt on: time spent in our own queue does not count."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, clock: Clock) -> None:
         self._seconds = seconds
+        self._clock = clock
         self._ends: float | None = None
 
     def start(self) -> None:
         """Let the time run, if it does not yet."""
-        self._ends = self._ends or time.monotonic() + self._seconds
+        self._ends = self._ends or self._clock.now() + self._seconds
 
     @property
     def left(self) -> float:
         """The seconds that are left."""
-        return self._ends - time.monotonic() if self._ends else self._seconds
+        return self._ends - self._clock.now() if self._ends else self._seconds
 
 
 @dataclass
@@ -87,11 +88,12 @@ class _Server:
     resting_until: float = 0.0
     answered: bool = False
     last: Problem | None = None
+    clock: Clock = field(default_factory=Clock)
 
     @property
     def resting(self) -> float:
         """Seconds for which it is set aside."""
-        return max(0.0, self.resting_until - time.monotonic())
+        return max(0.0, self.resting_until - self.clock.now())
 
     def rank(self, failed: str | None) -> tuple[float, ...]:
         return self.resting, self.address.host == failed, self.busy / self.limit, self.used
@@ -101,7 +103,7 @@ class _Server:
         self.limit = min(self.most, self.limit + 1 / self.limit)
 
     def unwell(self, problem: Problem, sent: float, *, unreachable: bool = False) -> None:
-        now, self.last = time.monotonic(), problem
+        now, self.last = self.clock.now(), problem
         self.answered |= problem.status is not None
         if problem.status in _BUSY and sent >= self.slowed:
             self.limit, self.slowed = max(1.0, self.limit / 2), now
@@ -122,8 +124,9 @@ class Servers:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._clock = settings.clock
         most = settings.max_concurrency
-        self._servers = [_Server(address, most, most) for address in settings.addresses]
+        self._servers = [_Server(address, most, most, clock=self._clock) for address in settings.addresses]
         for address in settings.addresses:
             if address.hosted and not settings.key_for(address):
                 raise AuthenticationError(f"{address.host} wants a key: set NVIDIA_API_KEY, or pass api_key")
@@ -186,7 +189,7 @@ class Servers:
             )
 
         async for attempt in AsyncRetrying(
-            retry=retry_if_exception(passing), stop=enough, wait=_wait, reraise=True, sleep=asyncio.sleep
+            retry=retry_if_exception(passing), stop=enough, wait=_wait, reraise=True, sleep=self._clock.sleep
         ):
             with attempt:
                 return await self._attempt(body, read, deadline, earlier, route, only)
@@ -207,14 +210,14 @@ class Servers:
             deadline.start()
             if deadline.left <= 0:  # it ran out in our own queue, between two attempts: not the server's fault
                 raise RefusedError(earlier or Problem("no time was left for another attempt", server.address.host))
-            sent = time.monotonic()
+            sent = self._clock.now()
             try:
-                async with asyncio.timeout(min(self._settings.timeout, deadline.left)):
+                async with self._clock.timeout(min(self._settings.timeout, deadline.left)):
                     reply = await self._exchange(server.address, route(server.address), body())
             except TimeoutError:
                 if earlier and deadline.left <= 0:  # cut short: what went wrong before says more
                     raise RefusedError(earlier) from None
-                problem = Problem(f"no reply within {time.monotonic() - sent:.1f} seconds", server.address.host)
+                problem = Problem(f"no reply within {self._clock.now() - sent:.1f} seconds", server.address.host)
                 server.unwell(problem, sent)
                 raise RefusedError(problem) from None
             except httpx.RequestError as error:
@@ -246,7 +249,7 @@ class Servers:
                 raise RefusedError(problem)
             reply = await self._client.get(address.status(name), headers=headers)
             if reply.status_code == httpx.codes.ACCEPTED:
-                await asyncio.sleep(_POLL_SECONDS)
+                await self._clock.sleep(_POLL_SECONDS)
         return reply
 
     @asynccontextmanager
@@ -266,10 +269,8 @@ class Servers:
                 break
             if server and server.last and server.resting >= deadline.left:
                 raise RefusedError(server.last)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(server.resting if server else None):
-                    await self._changed.wait()
-        server.busy, server.used = server.busy + 1, time.monotonic()
+            await self._clock.wait(self._changed, server.resting if server else None)
+        server.busy, server.used = server.busy + 1, self._clock.now()
         try:
             yield server
         finally:

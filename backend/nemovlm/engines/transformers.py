@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nemovlm.engines.base import Answer, Item, Outcome, eyes_of
+from nemovlm.engines.batching import next_batch
 from nemovlm.engines.pipeline import Pipeline
 from nemovlm.errors import EngineError, EngineUnavailableError, MissingExtraError
 from nemovlm.images import load_image
@@ -35,8 +36,6 @@ T = TypeVar("T")
 # Tokens of one forward pass. A GPU needs large batches to be filled; on a CPU more than two pages only cost
 # memory, while short texts gain from company (benchmarks/engine.py).
 _BATCH_TOKENS = {"cuda": 32768, "mps": 8192, "cpu": 4096}
-# Padding tokens an item may bring into a pass beyond its own length: a pass of its own would cost more.
-_PADDING_FOR_FREE = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,25 +137,6 @@ class TransformersEngine:
         assert isinstance(self._model, LlamaNemotronVLModel)  # noqa: S101 - only its cards have a tiling
         features = self._model.image_features(torch.from_numpy(np.concatenate(tiles)).to(self._device))
         return cast(torch.Tensor, self._model(ids.to(self._device), mask, features, self._encoder.image_ids[1]))
-
-
-def next_batch(lengths: Mapping[int, int], budget: int) -> list[int]:
-    """Return the numbers of the items for the next pass, given the tokens of all that wait, the oldest first.
-
-    The oldest is always among them; others of like length keep it company, within `budget` tokens when padded to
-    the longest, unless the oldest alone is longer. An item that would mostly bring padding waits for a better pass.
-    """
-    oldest = next(iter(lengths))
-    batch: list[int] = []
-    padded = longest = 0
-    for number in sorted(lengths, key=lambda number: abs(lengths[number] - lengths[oldest])):
-        wider = max(longest, lengths[number])
-        total = (len(batch) + 1) * wider
-        if batch and (total > budget or total - padded > 2 * lengths[number] + _PADDING_FOR_FREE):
-            break
-        batch.append(number)
-        padded, longest = total, wider
-    return batch
 
 
 def cuda_available() -> bool:

@@ -70,7 +70,7 @@ class VllmServerEngine(HttpEngine[Entry]):
         return await self._servers.post(
             lambda: body,
             read_tokens,
-            deadline=Deadline(self._settings.deadline),
+            deadline=Deadline(self._settings.deadline, self._settings.clock),
             retries=self._settings.max_retries if patient else 0,
             route=attrgetter("tokenize"),
             only=only,

@@ -1,0 +1,280 @@
+"""The page index: nothing is done twice, nothing is lost, nothing is mixed up."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nemovlm import Embedder, Hit, PageIndex, iter_pages
+from nemovlm.errors import (
+    ConfigurationError,
+    IndexStorageError,
+    InputError,
+    PageIndexError,
+    SpaceMismatchError,
+)
+from nemovlm.index import embedder_of, is_index
+
+
+@pytest.fixture
+def pdfs(samples: Path, tmp_path: Path) -> Path:
+    """A folder with two small PDFs of the sample library, 4 and 5 pages."""
+    folder = tmp_path / "pdfs"
+    folder.mkdir()
+    for name in ("archive-bulletin.pdf", "staff-handbook.pdf"):
+        shutil.copy(samples / name, folder)
+    return folder
+
+
+def places(hits: list[Hit]) -> set[tuple[str, int]]:
+    return {(Path(hit.document).name, hit.page) for hit in hits}
+
+
+def test_every_page_is_found_by_itself(vl: Embedder, pdfs: Path, tmp_path: Path) -> None:
+    """Each page, embedded as an image and searched for by its own picture, comes first with similarity 1."""
+    index = PageIndex(tmp_path / "db", vl)
+    report = index.add(pdfs, modality="image")
+    assert (report.documents, report.embedded, report.failed, len(index)) == (2, 9, [], 9)
+    for pdf in sorted(pdfs.iterdir()):
+        for page in iter_pages(pdf, tiling=vl.tiling):  # type: ignore[arg-type] # it has eyes
+            best = index.search(page.image, k=1)[0]
+            assert (Path(best.document), best.page, best.total) == (pdf.resolve(), page.index, page.total)
+            assert best.score == pytest.approx(1, abs=1e-5)
+            assert best.text == page.text
+
+
+def test_by_default_text_and_image_are_embedded(vl: Embedder, pdfs: Path, tmp_path: Path) -> None:
+    """A page's vector is that of image and text together, and of the image alone where there is no text layer."""
+    index = PageIndex(tmp_path / "db", vl)
+    index.add(pdfs / "archive-bulletin.pdf")
+    for page in iter_pages(pdfs / "archive-bulletin.pdf", tiling=vl.tiling):  # type: ignore[arg-type]
+        best = index.search(page.passage(), k=1)[0]  # pages 1 and 2 are scans without text
+        assert best.page == page.index
+        assert best.score == pytest.approx(1, abs=1e-5)
+
+
+def test_scores_are_sorted_cosine_similarities(vl: Embedder, pdfs: Path, tmp_path: Path) -> None:
+    """Scores fall, lie in [-1, 1] and are the dot products of the unit vectors."""
+    index = PageIndex(tmp_path / "db", vl)
+    index.add(pdfs)
+    hits = index.search("how many days of leave?", k=100)
+    assert len(hits) == len(places(hits)) == 9
+    scores = [hit.score for hit in hits]
+    assert scores == sorted(scores, reverse=True)
+    assert -1 <= min(scores) <= max(scores) <= 1
+    page = hits[0].load(tiling=vl.tiling)
+    expected = float(vl.embed_query("how many days of leave?") @ vl.embed([page.passage()], truncate="END")[0])
+    assert hits[0].score == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_second_run_embeds_nothing(vl: Embedder, pdfs: Path, tmp_path: Path) -> None:
+    """What is there is not done again, in this process or another."""
+    PageIndex(tmp_path / "db", vl).add(pdfs)
+    report = PageIndex(tmp_path / "db", vl).add([pdfs, pdfs / "staff-handbook.pdf"])
+    assert (report.embedded, report.unchanged, report.failed) == (0, 9, [])
+
+
+def test_a_changed_pdf_replaces_its_pages(vl: Embedder, samples: Path, pdfs: Path, tmp_path: Path) -> None:
+    """New pages come in, pages that are no more go, pages that stayed the same are not embedded again."""
+    index = PageIndex(tmp_path / "db", vl)
+    index.add(pdfs)
+    import pypdfium2
+
+    with (
+        pypdfium2.PdfDocument(pdfs / "staff-handbook.pdf") as old,
+        pypdfium2.PdfDocument(samples / "heron-handbook.pdf") as other,
+    ):
+        new = pypdfium2.PdfDocument.new()
+        new.import_pages(old, [0, 1])
+        new.import_pages(other, [2])
+        new.save(tmp_path / "new.pdf")
+    shutil.move(tmp_path / "new.pdf", pdfs / "staff-handbook.pdf")
+    report = index.add(pdfs)
+    assert (report.embedded, report.reused, report.unchanged) == (1, 2, 4)
+    assert index.documents() == {
+        str((pdfs / "archive-bulletin.pdf").resolve()): 4,
+        str((pdfs / "staff-handbook.pdf").resolve()): 3,
+    }
+    assert {hit.text for hit in index.search("x", k=100)} == {
+        page.text for pdf in pdfs.iterdir() for page in iter_pages(pdf)
+    }
+    assert (index.add(pdfs).embedded, len(index)) == (0, 7)
+
+
+def test_a_moved_pdf_is_not_embedded_again(vl: Embedder, pdfs: Path, tmp_path: Path) -> None:
+    """Vectors go with the content of a page, whatever the name of its file."""
+    index = PageIndex(tmp_path / "db", vl)
+    index.add(pdfs)
+    (pdfs / "staff-handbook.pdf").rename(pdfs / "moved.pdf")
+    report = index.add(pdfs)
+    assert (report.embedded, report.reused) == (0, 5)
+    assert index.delete(pdfs / "staff-handbook.pdf") == 5
+    assert places(index.search("x", k=100)) == {("archive-bulletin.pdf", i) for i in range(4)} | {
+        ("moved.pdf", i) for i in range(5)
+    }
+
+
+def test_another_modality_is_embedded_anew(vl: Embedder, pdfs: Path, tmp_path: Path) -> None:
+    """Asking for pictures where texts are indexed embeds the pages again, and keeps one row a page."""
+    index = PageIndex(tmp_path / "db", vl)
+    index.add(pdfs / "staff-handbook.pdf", modality="text")
+    report = index.add(pdfs / "staff-handbook.pdf", modality="image")
+    assert (report.embedded, report.reused, len(index)) == (5, 0, 5)
+
+
+def test_deleting_a_document(vl: Embedder, pdfs: Path, tmp_path: Path) -> None:
+    """Its pages are gone, the others stay, and names with quotes in them are no trap."""
+    odd = pdfs / 'it\'s "odd".pdf'
+    shutil.copy(pdfs / "staff-handbook.pdf", odd)
+    index = PageIndex(tmp_path / "db", vl)
+    index.add(pdfs)
+    assert index.delete(odd) == 5
+    assert index.delete(odd) == 0
+    assert len(index) == 9
+
+
+def test_a_text_model_reports_pages_without_text(text_folder: Path, pdfs: Path, tmp_path: Path) -> None:
+    """Two scanned pages are left out by name; the rest is indexed."""
+    with Embedder(text_folder) as embedder:
+        index = PageIndex(tmp_path / "db", embedder)
+        report = index.add(pdfs)
+        assert report.embedded == len(index) == 7
+        assert sorted(error.item or "" for error in report.failed) == [
+            "archive-bulletin.pdf page 2",
+            "archive-bulletin.pdf page 3",
+        ]
+        assert all(isinstance(error, InputError) and "no text layer" in str(error) for error in report.failed)
+        with pytest.raises(ConfigurationError, match="does not take 'image'"):
+            index.add(pdfs, modality="image")
+
+
+def test_what_cannot_be_read_is_reported_and_the_rest_indexed(vl: Embedder, pdfs: Path, tmp_path: Path) -> None:
+    """A text file named .pdf, an empty file, an encrypted PDF and a missing one cost nobody else a page."""
+    from reportlab.lib.pdfencrypt import StandardEncryption
+    from reportlab.pdfgen.canvas import Canvas
+
+    (pdfs / "a-text.pdf").write_text("I am no PDF.")
+    (pdfs / "b-empty.PDF").touch()
+    canvas = Canvas(str(pdfs / "c-locked.pdf"), encrypt=StandardEncryption("secret"))
+    canvas.drawString(72, 72, "hidden")
+    canvas.save()
+    index = PageIndex(tmp_path / "db", vl)
+    report = index.add([pdfs, tmp_path / "missing.pdf"])
+    assert len(index) == 9
+    kinds = {Path(error.item or "").name: type(error).__name__ for error in report.failed}
+    assert kinds == {
+        "a-text.pdf": "PdfFormatError",
+        "b-empty.PDF": "PdfFormatError",
+        "c-locked.pdf": "PdfPasswordError",
+        "missing.pdf": "PdfError",
+    }
+    assert index.add(pdfs / "c-locked.pdf", password="secret").embedded == 1
+
+
+def test_a_folder_without_pdfs(vl: Embedder, tmp_path: Path) -> None:
+    """An empty folder is an error that names it, and makes no index."""
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PageIndexError, match=r"there is no PDF in .*empty"):
+        PageIndex(tmp_path / "db", vl).add(tmp_path / "empty")
+    assert not (tmp_path / "db").exists()
+
+
+def test_two_spaces_do_not_mix(vl: Embedder, vl_folder: Path, pdfs: Path, tmp_path: Path) -> None:
+    """An index refuses an embedder of another space, for adding and for searching alike."""
+    PageIndex(tmp_path / "db", vl).add(pdfs / "staff-handbook.pdf")
+    with pytest.raises(SpaceMismatchError, match="dimensions=64"):
+        PageIndex(tmp_path / "db", Embedder(vl_folder, dimensions=64))
+
+
+def test_an_index_knows_its_embedder(
+    vl_folder: Path, pdfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opened without one, an index makes an embedder of the space that it was made with, from any folder."""
+    monkeypatch.chdir(vl_folder.parent)
+    with Embedder(vl_folder.name, dimensions=32, max_tiles=2) as embedder:
+        PageIndex(tmp_path / "db", embedder).add(pdfs / "staff-handbook.pdf")
+    monkeypatch.chdir(tmp_path)
+    index = PageIndex(tmp_path / "db")
+    assert index.embedder.space == embedder.space
+    assert len(index.search("leave", k=3)) == 3
+    index.embedder.close()
+
+
+def test_no_index_there(tmp_path: Path) -> None:
+    """Opening what is not there is an error that says so."""
+    assert not is_index(tmp_path)
+    for door in (PageIndex, embedder_of):
+        with pytest.raises(ConfigurationError, match="there is no page index in"):
+            door(tmp_path)
+
+
+@pytest.mark.parametrize(("query", "k"), [("", 5), ("   ", 5), ("x", 0)])
+def test_senseless_searches_are_refused(vl: Embedder, tmp_path: Path, query: str, k: int) -> None:
+    """An empty question and k=0 are errors, not empty answers."""
+    with pytest.raises(InputError):
+        PageIndex(tmp_path / "db", vl).search(query, k)
+
+
+def test_an_empty_index_finds_nothing(vl: Embedder, tmp_path: Path) -> None:
+    """Before the first page there is nothing, and that is no error."""
+    index = PageIndex(tmp_path / "db", vl)
+    assert (index.search("x"), len(index), index.documents(), index.delete("x.pdf")) == ([], 0, {}, 0)
+
+
+def test_thumbnails_are_small_pictures_of_the_page(vl: Embedder, pdfs: Path, tmp_path: Path) -> None:
+    """A JPEG of at most 400 pixels, in the shape of the page."""
+    from nemovlm.images import load_image
+
+    index = PageIndex(tmp_path / "db", vl)
+    index.add(pdfs / "staff-handbook.pdf", modality="text")
+    for hit in index.search("x", k=5):
+        picture = load_image(hit.thumbnail)
+        assert max(picture.size) <= 400
+        page = hit.load()
+        assert picture.width / picture.height == pytest.approx(page.width / page.height, abs=0.01)
+        small = np.asarray(page.image.resize(picture.size).convert("L"), float)
+        assert np.abs(np.asarray(picture.convert("L"), float) - small).mean() < 20
+
+
+def test_progress_reaches_the_total(vl: Embedder, pdfs: Path, tmp_path: Path) -> None:
+    """Pages done never fall, and end at the pages in all, whether embedded, known or left out."""
+    (pdfs / "bad.pdf").write_text("no")
+    index = PageIndex(tmp_path / "db", vl)
+    for _ in range(2):
+        heard: list[tuple[int, int | None]] = []
+        index.add(pdfs, progress=lambda done, total, heard=heard: heard.append((done, total)))  # type: ignore[misc]
+        assert heard[-1] == (9, 9)
+        assert [done for done, _ in heard] == sorted(done for done, _ in heard)
+
+
+def test_a_folder_that_cannot_be_written(vl: Embedder, pdfs: Path, tmp_path: Path) -> None:
+    """A file in the way is one sentence about the folder, before any page is embedded."""
+    (tmp_path / "db").write_text("in the way")
+    index = PageIndex(tmp_path / "db", vl)
+    with pytest.raises(IndexStorageError, match=r"db cannot be read or written"):
+        index.add(pdfs)
+
+
+def test_many_small_writes_are_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fragments are joined once they are many, not at every write, and no row is lost or changed by it."""
+    import nemovlm.store as module
+
+    monkeypatch.setattr(module, "_FRAGMENTS", 4)
+    store = module.PageStore.create(tmp_path, 2, {"space": "x"})
+
+    def fragments() -> int:
+        count: int = store._table.stats()["fragment_stats"]["num_fragments"]
+        return count
+
+    seen = []
+    for page in range(20):
+        vector = np.array([np.cos(page), np.sin(page)], np.float32)
+        store.write([{"id": str(page), "document": "d", "page": page, "content": str(page), "vector": vector}])
+        store.compact()
+        seen.append(fragments())
+    assert seen[:5] == [1, 2, 3, 4, 1]
+    assert max(seen) < 10
+    assert sorted(row["page"] for row in store.rows(["page"])) == list(range(20))
+    (score, row), *_ = store.nearest(np.array([np.cos(7), np.sin(7)], np.float32), 1, ["page"])
+    assert (row["page"], round(score, 5)) == (7, 1)

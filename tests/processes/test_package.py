@@ -1,0 +1,127 @@
+"""The package as strangers get it: light, typed, and clear about what is missing."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def python(code: str, executable: str | Path = sys.executable) -> str:
+    done = subprocess.run([str(executable), "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_importing_loads_no_library() -> None:
+    """`import nemovlm` loads itself and the standard library: it costs a small part of what starting Python costs."""
+    code = (
+        "import sys; before = set(sys.modules); import nemovlm; new = set(sys.modules) - before; "
+        "print(sorted({name.partition('.')[0] for name in new} - sys.stdlib_module_names))"
+    )
+    assert python(code) == "['nemovlm']"
+
+
+def test_the_light_names_need_no_heavy_library() -> None:
+    """Settings, pages and embedders are made without torch, transformers or LanceDB."""
+    code = (
+        "import sys; from nemovlm import Embedder, Page, Passage, iter_pages; "
+        "print(Embedder('nemovlm/pocket').space); "
+        "print([name for name in ('torch', 'transformers', 'lancedb', 'langchain_core') if name in sys.modules])"
+    )
+    assert python(code).endswith("[]")
+
+
+def test_every_public_name_is_there() -> None:
+    """`dir(nemovlm)` lists what can be imported."""
+    import nemovlm
+
+    assert all(getattr(nemovlm, name) is not None for name in dir(nemovlm))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        nemovlm.nothing  # noqa: B018 - the access is the test
+
+
+def test_the_oldest_frameworks_are_tested() -> None:
+    """scripts/oldest.txt, which `scripts/test` runs the adapters with, is what pyproject.toml allows."""
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    tested = dict(re.findall(r"^([\w-]+)==([\d.]+)$", (ROOT / "scripts" / "oldest.txt").read_text(), re.MULTILINE))
+    for requirement in wanted["langchain"] + wanted["llamaindex"]:
+        name, least = re.fullmatch(r"([\w-]+)>=([\d.]+),<[\d.]+", requirement).groups()  # type: ignore[union-attr]
+        assert f"{tested[name]}.".startswith(f"{least}.")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built through the sdist as a release is."""
+    folder = tmp_path_factory.mktemp("dist")
+    subprocess.run([sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT)], check=True, capture_output=True)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new environment with the wheel and its base dependencies, and nothing else; returns its bin folder."""
+    folder = tmp_path_factory.mktemp("bare")
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, str(wheel)], check=True, env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"})
+    return folder / "bin"
+
+
+def test_the_wheel_holds_what_it_should(wheel: Path) -> None:
+    """Three packages with their type markers, the template and the pocket model, in at most 25 MB; no tests."""
+    names = zipfile.ZipFile(wheel).namelist()
+    for name in (
+        *(f"{package}/py.typed" for package in ("nemovlm", "langchain_nemovlm", "llamaindex_nemovlm")),
+        "nemovlm/pocket/model.safetensors",
+        "nemovlm/pocket/processor_config.json",
+        "nemovlm/pocket/MODEL_CARD.md",
+        "nemovlm/templates/answers.html",
+    ):
+        assert name in names
+    tops = {name.split("/")[0] for name in names if not name.startswith("nemovlm-")}
+    assert tops == {"nemovlm", "langchain_nemovlm", "llamaindex_nemovlm"}
+    pocket = sum(item.compress_size for item in zipfile.ZipFile(wheel).infolist() if "/pocket/" in item.filename)
+    assert pocket <= 25_000_000
+
+
+def test_the_base_install_reads_pdfs(bare: Path, samples: Path) -> None:
+    """Without any extra, pages come out of PDFs, and the command says what it needs."""
+    code = f"import nemovlm; print(len(list(nemovlm.iter_pages({str(samples / 'staff-handbook.pdf')!r}))))"
+    assert python(code, bare / "python") == "5"
+    command = subprocess.run([str(bare / "nemovlm"), "models"], capture_output=True, text=True, check=False)
+    assert command.returncode == 1
+    assert command.stderr == "error: the nemovlm command needs more than the base install: pip install 'nemovlm[cli]'\n"
+
+
+def test_the_base_install_embeds_on_a_server(bare: Path, served_vl: str) -> None:
+    """Without any extra, texts and images become vectors on a server: torch is not needed for that."""
+    code = (
+        "import sys; from PIL import Image; from nemovlm import Embedder; "
+        f"print(Embedder('tiny-vl', base_url={served_vl!r}).embed(['a', Image.new('RGB', (9, 9))]).shape)"
+    )
+    assert python(code, bare / "python") == "(2, 128)"
+
+
+@pytest.mark.parametrize(
+    ("code", "extra"),
+    [
+        ("from nemovlm import Embedder; Embedder('nemovlm/pocket').embed_query('x')", "local"),
+        ("from nemovlm import Embedder; Embedder('nemovlm/pocket', engine='transformers').embed_query('x')", "local"),
+        ("import nemovlm; nemovlm.PageIndex", "index"),
+        ("import langchain_nemovlm", "langchain"),
+        ("import llamaindex_nemovlm", "llamaindex"),
+        ("import nemovlm.server", "server"),
+    ],
+)
+def test_a_missing_extra_says_how_to_get_it(bare: Path, code: str, extra: str) -> None:
+    """Every door that needs an extra names it."""
+    caught = f"try:\n    {code}\nexcept ImportError as error:\n    print(error)"
+    assert f"pip install 'nemovlm[{extra}]'" in python(caught, bare / "python")

@@ -70,6 +70,7 @@ class Knobs(BaseModel):
     revision: str | None = None
     """The commit of the hub repository; by default the one that the catalogue pins."""
     engine: EngineName | None = None
+    """What embeds: `auto` takes a server if there is a `base_url`, else vLLM with a CUDA GPU, else torch."""
     base_url: str | list[str] | None = None
     """The address of a remote engine, or several that share the load, in a list or separated by commas. Where it
     is set, `auto` means remote."""

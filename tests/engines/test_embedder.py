@@ -24,6 +24,7 @@ from nemovlm.errors import (
 )
 from nemovlm.images import encode_png
 from tests.support.checkpoints import case_image
+from tests.support.clock import JumpingClock
 
 Call = Callable[..., Awaitable[Any]]
 Stream = Callable[..., AsyncGenerator[Any]]
@@ -154,23 +155,6 @@ async def test_a_failing_source_loses_nothing_that_it_gave(stream: Stream, vl: E
     assert np.abs(np.stack(delivered) - vl.embed(["a", "b", "c"])).max() <= 1e-6
 
 
-async def test_an_abandoned_stream_stops_the_work(stream: Stream, vl_folder: Path) -> None:
-    """Leaving a stream early cancels what was submitted ahead, and the embedder goes on working."""
-    read = 0
-
-    def source() -> Iterator[str]:
-        nonlocal read
-        for _ in range(10_000):
-            read += 1
-            yield "x" * 400
-
-    with Embedder(vl_folder, batch_tokens=1) as embedder:  # each item takes a forward pass of its own
-        async with aclosing(stream(embedder, source())) as vectors:
-            assert await anext(vectors) is not None
-        assert embedder.embed_query("still there").shape == (128,)  # whose turn is after all that was submitted
-        assert embedder.usage.items < read
-
-
 def test_many_loops_one_embedder(vl: Embedder) -> None:
     """Any number of asyncio.run calls may use one embedder: nothing belongs to a loop that has ended."""
     expected = vl.embed_query("x")
@@ -243,17 +227,10 @@ def test_a_device_that_is_not_there(vl_folder: Path) -> None:
     ],
     ids=str,
 )
-def test_no_other_engine_stands_in(
-    vl_folder: Path,
-    knobs: dict[str, Any],
-    kind: type[Exception],
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_no_other_engine_stands_in(vl_folder: Path, knobs: dict[str, Any], kind: type[Exception], message: str) -> None:
     """A choice of engine that cannot be honoured is an error, never a silent other engine."""
-    monkeypatch.setattr("nemovlm.engines.servers.backoff", lambda _: 0.0)
     with pytest.raises(kind, match=message):
-        Embedder(vl_folder, **knobs).embed_query("x")
+        Embedder(vl_folder, clock=JumpingClock(), **knobs).embed_query("x")
 
 
 def test_an_api_key_alone_chooses_nothing(vl_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

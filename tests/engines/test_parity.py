@@ -32,7 +32,7 @@ from nemovlm.parity import (
 )
 from nemovlm.server import ServerOptions, make_app
 from tests.support.checkpoints import write_vl_checkpoint
-from tests.support.command import nemovlm
+from tests.support.command import nemovlm_here
 from tests.support.servers import ready, running
 
 LIMITS: Mapping[Any, int] = {"text": 1024, "image": 1280, "text_image": 1280}
@@ -411,7 +411,7 @@ def test_vectors_of_different_lengths_are_an_error(served_vl: str) -> None:
 
 def test_the_command_on_a_text_model(text_folder: Path) -> None:
     """A table, a line that says that all agree, and code 0."""
-    out, said = nemovlm("parity", "--engines", "transformers,transformers", "--model", text_folder)
+    out, said = nemovlm_here("parity", "--engines", "transformers,transformers", "--model", text_folder)
     assert out.splitlines()[-1] == "2 engines agree: none of 21 cases is below 0.999"
     rows = [line.split("  ")[0] for line in out.splitlines()[:-1]]
     names = "worst", "largest difference", "same first passage", "rank correlation"
@@ -423,7 +423,7 @@ def test_the_command_on_a_text_model(text_folder: Path) -> None:
 def test_the_command_on_a_server(vl_folder: Path, served_vl: str) -> None:
     """The same checkpoint behind a server: JSON that parses, and code 0."""
     engines = f"transformers,nim={served_vl}"
-    out, _ = nemovlm("parity", "--engines", engines, "--model", vl_folder, "--dtype", "float32", "--json")
+    out, _ = nemovlm_here("parity", "--engines", engines, "--model", vl_folder, "--dtype", "float32", "--json")
     answer = json.loads(out)
     (served,) = answer["comparisons"]
     assert answer["fine"]
@@ -441,7 +441,7 @@ def test_the_command_on_a_server(vl_folder: Path, served_vl: str) -> None:
 def test_the_command_on_another_checkpoint(vl_folder: Path, served_other: str) -> None:
     """Code 1; ten cases are named, the worst first, and again in the last line."""
     arguments = ("--engines", "transformers,nim", "--base-url", served_other, "--served-model-name", "tiny-vl")
-    out, _ = nemovlm("parity", *arguments, "--model", vl_folder, code=1)
+    out, _ = nemovlm_here("parity", *arguments, "--model", vl_folder, code=1)
     lines = out.splitlines()
     first = next(index for index, line in enumerate(lines) if line.startswith("not the same"))
     shown = [line.strip() for line in lines[first : first + 10]]
@@ -456,13 +456,17 @@ def test_the_command_on_another_checkpoint(vl_folder: Path, served_other: str) -
 def test_a_floor_that_is_met(vl_folder: Path, served_other: str) -> None:
     """With a floor low enough, the other checkpoint passes."""
     engines = f"transformers,nim={served_other}"
-    assert nemovlm("parity", "--engines", engines, "--model", vl_folder, "--floor", 0.5)[0].count("engines agree") == 1
+    assert (
+        nemovlm_here("parity", "--engines", engines, "--model", vl_folder, "--floor", 0.5)[0].count("engines agree")
+        == 1
+    )
 
 
 @pytest.mark.parametrize("order", ["transformers,nim={}", "nim={},transformers"])
 def test_an_engine_that_is_down(order: str) -> None:
     """One line and code 1, without a traceback, before anything is computed."""
-    out, said = nemovlm("parity", "--engines", order.format(NOWHERE), "--model", "nemovlm/pocket", code=1)
+    arguments = ("parity", "--engines", order.format(NOWHERE), "--model", "nemovlm/pocket")
+    out, said = nemovlm_here(*arguments, code=1, NEMOVLM_MAX_RETRIES="0")
     assert out == ""
     (line,) = said.splitlines()
     assert line.startswith("error: nim (127.0.0.1:9, the server's dtype): 127.0.0.1:9 could not be reached")

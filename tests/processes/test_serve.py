@@ -16,7 +16,7 @@ from tests.support.servers import address_of, ready, started
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_what_was_accepted_is_finished(stop: signal.Signals, vl_folder: Path) -> None:
     """Told to stop, the server answers what it is computing, takes nothing more, and leaves."""
-    texts = [f"text {number} " * 80 for number in range(300)]
+    texts = [f"text {number} " * 80 for number in range(150)]
     with started("--model", vl_folder, "--port", 0, "--api-key", "k") as process:
         address = ready(address_of(process))
         replies: list[httpx.Response] = []

@@ -1,7 +1,9 @@
 """Many items and many callers at once: order, bounds, merging, and no wrong vector."""
 
 import asyncio
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from tests.support.faults import (
     PASSING,
     FaultServer,
     Reply,
+    honestly,
     late,
     says,
 )
@@ -111,6 +114,25 @@ async def test_who_is_gone_is_not_waited_for(server: FaultServer) -> None:
         assert all_right(await first, ["first"])
         assert all_right(await last, ["last"])
     assert server.contents == {"first": 1, "last": 1}
+
+
+async def test_an_abandoned_stream_stops_the_work(server: FaultServer, stream: Callable[..., Any]) -> None:
+    """Leaving a stream early cancels what was submitted ahead, and the embedder goes on working."""
+    read = 0
+
+    def source() -> Iterator[str]:
+        nonlocal read
+        for number in range(10_000):
+            read += 1
+            yield f"text number {number}"
+
+    server.script.extend([honestly] * 300)  # enough for the first vectors to come
+    server.always = late(0.2)
+    with remote(server, max_concurrency=1, max_batch_size=1) as embedder:
+        async with aclosing(stream(embedder, source())) as vectors:
+            assert all_right([await anext(vectors)], ["text number 0"])
+        assert all_right([embedder.embed_query("still there")], ["still there"], "query")
+    assert len(server.posts) < read
 
 
 def test_requests_per_minute(server: FaultServer) -> None:

@@ -14,11 +14,11 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], obje
 
     base = factory.getbasetemp()
     root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # the workers of one run have it in common
-    folder, unfinished = root / name, root / f"{name}-unfinished"
+    folder, done = root / name, root / f"{name}-done"
     with FileLock(root / f"{name}.lock"):
-        if not folder.exists():
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir()
-            make(unfinished)
-            unfinished.rename(folder)
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # what a failure has left
+            folder.mkdir()
+            make(folder)
+            done.touch()
     return folder

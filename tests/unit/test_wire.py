@@ -405,6 +405,7 @@ def test_any_text_as_an_address(url: str) -> None:
         ("http://host:port", "no valid URL"),
         ("http://", "no http"),
         ("http://ho st", "no http"),
+        ("http://integrate.api.nvidia.com/v1", "would send a key in clear"),
     ],
 )
 def test_addresses_that_are_none(url: str, words: str) -> None:

@@ -51,7 +51,8 @@ class Address:
 def parse_address(url: str) -> Address:
     """Return the routes behind a base URL: `http://host`, `.../v1`, `.../v1/`, `.../v1/embeddings`, with any prefix.
 
-    Raises `ConfigurationError` for what is no http(s) URL, or has a user, a query or a fragment in it.
+    Raises `ConfigurationError` for what is no http(s) URL, or has a user, a query or a fragment in it, and for NVIDIA's
+    own hosts by http.
     """
     url = url.strip()
     try:
@@ -64,6 +65,8 @@ def parse_address(url: str) -> Address:
     if parts.scheme not in {"http", "https"} or not parts.hostname or any(letter.isspace() for letter in url):
         hint = f"; did you mean 'http://{url}'?" if url and not url.startswith("http") and "://" not in url else ""
         raise ConfigurationError(f"base_url {url!r} is no http:// or https:// address{hint}")
+    if parts.scheme == "http" and parts.hostname in _HOSTED:
+        raise ConfigurationError(f"base_url {url!r} would send a key in clear; {parts.hostname} is asked by https://")
     if parts.query or parts.fragment:
         raise ConfigurationError(f"base_url {url.partition('?')[0]!r} must have no query and no fragment")
     base = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,9 +54,10 @@ def test_vectors_are_those_of_torch(vllm_folder: Path) -> None:
 )
 def test_other_models_and_dtypes_agree(model: str, dtype: str, floor: float, vllm_folder: Path) -> None:
     """The pocket model in float32 to 1e-5; bfloat16 against float32 with a cosine of 0.99, or 0.999."""
-    folder, max_tiles = (vllm_folder, None) if model == "tiny" else (model, 2)  # all grids are asked of the tiny one
-    reference = Embedder(folder, engine="transformers", dtype="float32", max_tiles=max_tiles)
-    ours = Embedder(folder, engine="vllm", dtype=dtype, max_tiles=max_tiles, engine_options=OPTIONS)  # type: ignore[arg-type]
+    small: dict[str, Any] = {"max_tiles": 2, "max_tokens": 2048}  # every grid and length is asked of the tiny one
+    folder, limits = (vllm_folder, {}) if model == "tiny" else (model, small)
+    reference = Embedder(folder, engine="transformers", dtype="float32", **limits)
+    ours = Embedder(folder, engine="vllm", dtype=dtype, engine_options=OPTIONS, **limits)  # type: ignore[arg-type]
     parity = compare([reference, ours], floor=floor)
     assert parity.fine, str(parity)
     if dtype == "float32":

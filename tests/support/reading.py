@@ -14,6 +14,9 @@ from nemovlm.models.tiling import Tiling
 from nemovlm.pdf import Page, count_pages, iter_pages
 from tests.support.books import A4, draw
 
+NO_FILE = "Permission denied" if os.name == "nt" else "directory"
+"""What the system says of a folder that is read as a file."""
+
 QUICK = Tiling(tile=64)  # small pictures, where it does not matter what is on them
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from nemovlm.errors import ImageError
 from nemovlm.images import MAX_PIXELS, data_url, encode_jpeg, encode_png, image_source, load_image
+from tests.support.reading import NO_FILE
 
 RED, BLUE = (250, 10, 20), (5, 15, 240)
 ORIENTATION = 0x0112
@@ -315,7 +316,7 @@ def test_what_is_no_image_is_said_to_be_none(source: Any, what: str) -> None:
     assert what in failure(source)
 
 
-@pytest.mark.parametrize(("name", "what"), [("none.png", "No such file"), (".", "directory"), ("a\0b", "a\0b")])
+@pytest.mark.parametrize(("name", "what"), [("none.png", "No such file"), (".", NO_FILE), ("a\0b", "a\0b")])
 def test_a_path_that_cannot_be_read_is_named(name: str, what: str, tmp_path: Path) -> None:
     """The path and the system's reason are in the message."""
     message = failure(tmp_path / name)

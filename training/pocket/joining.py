@@ -50,7 +50,7 @@ def train(joined: Joined, space: Space, tiles: Tiles, run: Path, *, steps: int, 
         features = torch.from_numpy(features_of(batch, space)).to(device)
         wanted = (features @ whitening).view(len(batch), -1, whitening.shape[1])
         windows = reading.windows_of(batch).to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with loop.rounded(device):
             names, codes = joined(pixels_of(batch).to(device))
         wrong, names = codes.float() - wanted, names.float()
         token = wrong.square().sum() / wanted.square().sum()

@@ -64,6 +64,12 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def rounded(device: torch.device) -> torch.autocast:
+    """Compute a block in bfloat16, where that is quicker: with AVX2 alone it is emulated, and six times slower."""
+    quick = device.type != "cpu" or torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return torch.autocast(device.type, torch.bfloat16, enabled=quick)
+
+
 def pixels_of(batch: Sequence[Tile]) -> Tensor:
     return torch.from_numpy(np.stack([tile for tile, _ in batch])).float() / 127.5 - 1
 

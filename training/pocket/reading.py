@@ -101,7 +101,7 @@ def train(tiles: Tiles, run: Path, *, steps: int, seed: int, keep: int = 250) ->
 
     def figures_of(batch: Sequence[Tile]) -> dict[str, Tensor]:
         windows, wanted = windows_of(batch).to(device), spelled(batch).to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with loop.rounded(device):
             names, letters = reader(pixels_of(batch).to(device))
         names, letters = names.float(), letters.float()
         missed = F.mse_loss(letters, wanted) / wanted.square().mean().clamp(min=1e-6)

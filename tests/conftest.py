@@ -4,6 +4,7 @@ What one folder alone needs is in that folder's own conftest.py; helpers that ar
 """
 
 import os
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, closing
 from pathlib import Path
@@ -101,6 +102,16 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.support.samples import make_samples
 
     return once(tmp_path_factory, "samples", make_samples)
+
+
+@pytest.fixture
+def pdfs(samples: Path, tmp_path: Path) -> Path:
+    """A folder with two small PDFs of the sample library, 4 and 5 pages."""
+    folder = tmp_path / "pdfs"
+    folder.mkdir()
+    for name in ("archive-bulletin.pdf", "staff-handbook.pdf"):
+        shutil.copy(samples / name, folder)
+    return folder
 
 
 Vectors = AsyncIterator["Vector | None"]

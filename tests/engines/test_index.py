@@ -17,16 +17,6 @@ from nemovlm.errors import (
 from nemovlm.index import embedder_of, is_index
 
 
-@pytest.fixture
-def pdfs(samples: Path, tmp_path: Path) -> Path:
-    """A folder with two small PDFs of the sample library, 4 and 5 pages."""
-    folder = tmp_path / "pdfs"
-    folder.mkdir()
-    for name in ("archive-bulletin.pdf", "staff-handbook.pdf"):
-        shutil.copy(samples / name, folder)
-    return folder
-
-
 def places(hits: list[Hit]) -> set[tuple[str, int]]:
     return {(Path(hit.document).name, hit.page) for hit in hits}
 

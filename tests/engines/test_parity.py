@@ -31,27 +31,19 @@ from nemovlm.parity import (
     same_first,
 )
 from nemovlm.server import ServerOptions, make_app
-from tests.support.checkpoints import write_vl_checkpoint
+from tests.support.checkpoints import LLAMA3_SCALING, write_vl_checkpoint
 from tests.support.command import nemovlm_here
 from tests.support.servers import ready, running
 
 LIMITS: Mapping[Any, int] = {"text": 1024, "image": 1280, "text_image": 1280}
 SMALL = Tiling(tile=64, tokens_per_tile=16)
 NOWHERE = "http://127.0.0.1:9"
-# An original length so small that every rotary frequency changes but the two fastest.
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 32.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
 
 
 @pytest.fixture(scope="module")
 def served_other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server that calls its model `tiny-vl` as well, but turns positions in another way."""
-    folder = write_vl_checkpoint(tmp_path_factory.mktemp("other") / "tiny-vl", rope_scaling=LLAMA3)
+    folder = write_vl_checkpoint(tmp_path_factory.mktemp("other") / "tiny-vl", rope_scaling=LLAMA3_SCALING)
     with running(make_app(Embedder(folder))) as address:
         yield ready(address)
 

@@ -33,6 +33,15 @@ SPECIAL_TOKENS = ("<|begin_of_text|>", "<|end_of_text|>", "<img>", "</img>", "<I
 # A few merges make "passage: " + "the" come out otherwise than its two halves, as in a real tokenizer.
 MERGES = (("t", "h"), ("th", "e"), ("i", "n"), ("e", "r"), ("Ġ", "the"), ("Ġ", "a"))
 VOCABULARY = 272  # some rows more than the tokenizer has tokens, again as in the real one
+# An original length so small that every rotary frequency changes but the two fastest.
+LLAMA3_SCALING = {
+    "rope_type": "llama3",
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
 LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

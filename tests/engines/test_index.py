@@ -1,6 +1,8 @@
 """The page index: nothing is done twice, nothing is lost, nothing is mixed up."""
 
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -244,6 +246,32 @@ def test_a_folder_that_cannot_be_written(vl: Embedder, pdfs: Path, tmp_path: Pat
     index = PageIndex(tmp_path / "db", vl)
     with pytest.raises(IndexStorageError, match=r"db cannot be read or written"):
         index.add(pdfs)
+
+
+def test_writes_that_overlap_leave_every_row_once(tmp_path: Path) -> None:
+    """Two writers of the same rows, at the same time: a row is not doubled, and none is lost."""
+    from nemovlm.store import PageStore
+
+    PageStore.create(tmp_path, 2, {})
+    together = threading.Barrier(2)
+
+    def write() -> None:
+        store = PageStore.open(tmp_path)
+        assert store is not None
+        together.wait(20)
+        for start in range(0, 50, 10):
+            vector = np.ones(2, np.float32)
+            pages = range(start, start + 10)
+            store.write(
+                [{"id": str(n), "document": "d", "page": n, "content": str(n), "vector": vector} for n in pages]
+            )
+
+    with ThreadPoolExecutor(2) as pool:
+        for writer in [pool.submit(write) for _ in range(2)]:
+            writer.result(60)
+    store = PageStore.open(tmp_path)
+    assert store is not None
+    assert sorted(row["page"] for row in store.rows(["page"])) == list(range(50))
 
 
 def test_many_small_writes_are_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,17 +2,8 @@
 
 import pytest
 
-from nemovlm.errors import (
-    ImageError,
-    InputError,
-    InputTooLongError,
-    RequestRefusedError,
-    ServerError,
-)
-from tests.support.faults import (
-    FaultServer,
-    says,
-)
+from nemovlm.errors import ImageError, InputError, InputTooLongError, RequestRefusedError, ServerError
+from tests.support.faults import FaultServer, says
 from tests.support.remote import TEXTS, Call, all_right, all_right_but, error_of, outcomes, png, remote
 
 pytestmark = pytest.mark.timeout(60)

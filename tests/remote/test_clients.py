@@ -167,11 +167,7 @@ KINDS: dict[str, tuple[str, dict[str, Any], Callable[[Embedder], Vector]]] = {
         lambda local: local.embed([Passage(text=TEXT, image=PNG)]),
     ),
     "inferred": (f"{TEXT} {DATA_URL}", {}, lambda local: local.embed([Passage(text=TEXT, image=PNG)])),
-    "cut": (
-        LONG,
-        {"input_type": "passage", "truncate": "START"},
-        lambda local: local.embed([LONG], truncate="START"),
-    ),
+    "cut": (LONG, {"input_type": "passage", "truncate": "START"}, lambda local: local.embed([LONG], truncate="START")),
 }
 
 

@@ -7,13 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nemovlm.errors import (
-    ServerError,
-)
-from tests.support.faults import (
-    FaultServer,
-    failing,
-)
+from nemovlm.errors import ServerError
+from tests.support.faults import FaultServer, failing
 from tests.support.remote import TEXTS, Call, all_right, error_of, remote
 
 pytestmark = pytest.mark.timeout(60)

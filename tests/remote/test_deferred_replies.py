@@ -2,10 +2,7 @@
 
 import pytest
 
-from tests.support.faults import (
-    FaultServer,
-    says,
-)
+from tests.support.faults import FaultServer, says
 from tests.support.remote import KEY, TEXTS, Call, all_right, error_of, remote
 
 pytestmark = pytest.mark.timeout(60)

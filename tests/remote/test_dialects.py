@@ -4,15 +4,8 @@ from typing import Any
 
 import pytest
 
-from nemovlm.errors import (
-    RequestRefusedError,
-)
-from tests.support.faults import (
-    DIMENSION,
-    FIELDS,
-    FaultServer,
-    says,
-)
+from nemovlm.errors import RequestRefusedError
+from tests.support.faults import DIMENSION, FIELDS, FaultServer, says
 from tests.support.remote import TEXTS, Call, all_right, error_of, png, remote, url_of
 
 pytestmark = pytest.mark.timeout(60)

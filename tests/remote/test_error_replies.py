@@ -13,11 +13,7 @@ from nemovlm.errors import (
     RequestRefusedError,
     ServerError,
 )
-from tests.support.faults import (
-    MODEL,
-    FaultServer,
-    says,
-)
+from tests.support.faults import MODEL, FaultServer, says
 from tests.support.remote import KEY, TEXTS, Call, error_of, outcomes, remote
 
 pytestmark = pytest.mark.timeout(60)

@@ -14,11 +14,7 @@ import pytest
 from nemovlm import Embedder, runtime
 from nemovlm.clock import Clock
 from nemovlm.engines.servers import Deadline, RefusedError, Servers
-from nemovlm.errors import (
-    AuthenticationError,
-    EngineError,
-    ProtocolError,
-)
+from nemovlm.errors import AuthenticationError, EngineError, ProtocolError
 from nemovlm.settings import Settings
 from tests.support.faults import (
     DIMENSION,
@@ -32,15 +28,7 @@ from tests.support.faults import (
     vector_of,
     vectors_of,
 )
-from tests.support.remote import (
-    KEY,
-    TEXTS,
-    Call,
-    all_right,
-    nothing_open,
-    png,
-    remote,
-)
+from tests.support.remote import KEY, TEXTS, Call, all_right, nothing_open, png, remote
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -6,17 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nemovlm.errors import (
-    EngineError,
-    ProtocolError,
-)
-from tests.support.faults import (
-    Fault,
-    FaultServer,
-    embedded,
-    rows,
-    twisted,
-)
+from nemovlm.errors import EngineError, ProtocolError
+from tests.support.faults import Fault, FaultServer, embedded, rows, twisted
 from tests.support.remote import TEXTS, Call, all_right, all_right_but, outcomes, remote
 
 pytestmark = pytest.mark.timeout(60)

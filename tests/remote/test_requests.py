@@ -7,14 +7,8 @@ import httpx
 import pytest
 
 from nemovlm import Passage, runtime
-from nemovlm.errors import (
-    ConfigurationError,
-)
-from tests.support.faults import (
-    DIMENSION,
-    MODEL,
-    FaultServer,
-)
+from nemovlm.errors import ConfigurationError
+from tests.support.faults import DIMENSION, MODEL, FaultServer
 from tests.support.remote import KEY, Call, all_right, png, remote, url_of
 
 pytestmark = pytest.mark.timeout(60)
@@ -82,11 +76,7 @@ async def test_truncation_of_one_call(server: FaultServer, call: Call) -> None:
 
 @pytest.mark.parametrize(
     ("joiner", "both", "alone"),
-    [
-        ("newline", "page\n{}", "{}"),
-        ("space", "page {}", "{}"),
-        ("img", "page <img src='{}'/>", "<img src='{}'/>"),
-    ],
+    [("newline", "page\n{}", "{}"), ("space", "page {}", "{}"), ("img", "page <img src='{}'/>", "<img src='{}'/>")],
 )
 async def test_text_and_image_are_joined_as_the_server_wants(
     server: FaultServer, call: Call, joiner: str, both: str, alone: str

@@ -5,23 +5,8 @@ from email.utils import format_datetime
 
 import pytest
 
-from nemovlm.errors import (
-    NemoVLMError,
-    ProtocolError,
-    RateLimitedError,
-    ServerError,
-)
-from tests.support.faults import (
-    PASSING,
-    Fault,
-    FaultServer,
-    failing,
-    half,
-    held,
-    honestly,
-    reset,
-    says,
-)
+from nemovlm.errors import NemoVLMError, ProtocolError, RateLimitedError, ServerError
+from tests.support.faults import PASSING, Fault, FaultServer, failing, half, held, honestly, reset, says
 from tests.support.remote import TEXTS, Call, all_right, error_of, remote
 
 pytestmark = pytest.mark.timeout(60)

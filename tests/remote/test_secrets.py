@@ -7,15 +7,8 @@ import logging
 import pytest
 
 from nemovlm import Passage
-from nemovlm.errors import (
-    NemoVLMError,
-)
-from tests.support.faults import (
-    Fault,
-    FaultServer,
-    Reply,
-    says,
-)
+from nemovlm.errors import NemoVLMError
+from tests.support.faults import Fault, FaultServer, Reply, says
 from tests.support.remote import KEY, png, remote
 
 pytestmark = pytest.mark.timeout(60)

@@ -6,24 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from nemovlm.clock import Clock
-from nemovlm.errors import (
-    ServerError,
-)
-from tests.support.faults import (
-    FaultServer,
-    failing,
-    honestly,
-    late,
-    reset,
-    says,
-)
-from tests.support.remote import (
-    TEXTS,
-    Call,
-    all_right,
-    error_of,
-    remote,
-)
+from nemovlm.errors import ServerError
+from tests.support.faults import FaultServer, failing, honestly, late, reset, says
+from tests.support.remote import TEXTS, Call, all_right, error_of, remote
 
 pytestmark = pytest.mark.timeout(60)
 

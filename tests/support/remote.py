@@ -11,16 +11,9 @@ import numpy as np
 from PIL import Image
 
 from nemovlm import Embedder
-from nemovlm.errors import (
-    NemoVLMError,
-)
+from nemovlm.errors import NemoVLMError
 from tests.support.clock import JumpingClock
-from tests.support.faults import (
-    DIMENSION,
-    MODEL,
-    FaultServer,
-    vectors_of,
-)
+from tests.support.faults import DIMENSION, MODEL, FaultServer, vectors_of
 
 Call = Callable[..., Awaitable[Any]]
 KEY = "nvapi-not_a_real-key.0123456789"

@@ -225,7 +225,7 @@ def test_ctrl_c_then_the_same_command(text_folder: Path, tmp_path: Path) -> None
     from reportlab.pdfgen.canvas import Canvas
 
     canvas = Canvas(str(tmp_path / "book.pdf"))
-    for number in range(200):
+    for number in range(300):
         canvas.drawString(72, 700, f"Page {number} tells of the number {number * number}.")
         canvas.showPage()
     canvas.save()
@@ -241,4 +241,4 @@ def test_ctrl_c_then_the_same_command(text_folder: Path, tmp_path: Path) -> None
     assert "Traceback" not in said
     _, said = nemovlm_here(*arguments)
     assert "already there; the index in" in said
-    assert "has 200 pages" in said
+    assert "has 300 pages" in said

@@ -1,6 +1,7 @@
 """Many items and many callers at once: order, bounds, merging, and no wrong vector."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.faults import PASSING, FaultServer, Reply, late, says
+from tests.support.faults import PASSING, FaultServer, Reply, late, says, until
 from tests.support.remote import TEXTS, Call, all_right, remote
 
 pytestmark = pytest.mark.timeout(60)
@@ -106,22 +107,28 @@ async def test_who_is_gone_is_not_waited_for(server: FaultServer) -> None:
 
 async def test_an_abandoned_stream_stops_the_work(server: FaultServer, stream: Callable[..., Any]) -> None:
     """Leaving a stream early cancels what was submitted ahead, and the embedder goes on working."""
+    abandoned = threading.Event()
     read = 0
 
     def source() -> Iterator[str]:
         nonlocal read
         for number in range(10_000):
             read += 1
-            yield f"{number} " + "x" * 20_000  # so long that a few are read at a time
+            yield f"{number} " + "x" * 20_000  # so long that three are read at a time
 
-    server.always = lambda honest: (
-        honest if server.asked[-1]["input"][0][:2] in {"0 ", "1 ", "2 "} else late(0.3)(honest)
-    )
-    with remote(server, max_batch_size=1) as embedder:
+    def answer(honest: Reply) -> Reply:
+        number = server.asked[-1]["input"][0].split()[0]
+        return honest if number in {"0", "1", "2", "still"} else until(abandoned)(honest)
+
+    server.always = answer
+    with remote(server, max_batch_size=1, max_concurrency=64) as embedder:
         async with aclosing(stream(embedder, source())) as vectors:
             assert await anext(vectors) is not None
-        assert all_right([embedder.embed_query("still there")], ["still there"], "query")  # after all that is submitted
-    assert len(server.posts) < read
+        abandoned.set()
+        while server.busy:
+            await asyncio.sleep(0.005)
+        assert all_right([embedder.embed_query("still there")], ["still there"], "query")
+        assert embedder.usage.items == 3 + 1 < read  # nothing was made of what was read ahead
 
 
 def test_requests_per_minute(server: FaultServer) -> None:

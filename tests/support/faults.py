@@ -76,6 +76,7 @@ class Reply:
     delay: float = 0.0
     cut: int | None = None
     held: bool = False
+    after: threading.Event | None = None
 
 
 Fault: TypeAlias = Callable[[Reply], Reply]
@@ -91,6 +92,11 @@ def says(status: int, body: object = b"", **headers: str) -> Fault:
 def late(seconds: float) -> Fault:
     """Answer honestly, but late."""
     return lambda honest: replace(honest, delay=seconds)
+
+
+def until(event: threading.Event) -> Fault:
+    """Answer honestly, but not before `event` is set."""
+    return lambda honest: replace(honest, after=event)
 
 
 def held(honest: Reply) -> Reply:
@@ -290,6 +296,8 @@ class FaultServer:
                 self.clock.lapse()
                 await reader.read()  # until the client has gone
                 return False
+            while reply.after and not reply.after.is_set():
+                await asyncio.sleep(0.005)
             await asyncio.sleep(reply.delay + self.jitter * random.random())
             lines = [f"HTTP/1.1 {reply.status} Whatever", f"Content-Length: {len(reply.body)}"]
             lines += [f"{name}: {value}" for name, value in reply.headers.items()]

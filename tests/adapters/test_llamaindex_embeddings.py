@@ -39,8 +39,6 @@ from tests.support.checkpoints import case_image
 from tests.support.faults import MODEL, FaultServer, failing, vectors_of
 from tests.support.servers import running
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:llama_index.*")
-
 Call = Callable[..., Awaitable[Any]]
 Make = Callable[..., NemoVLMEmbedding]
 Web = tuple[str, list[str]]

@@ -29,7 +29,6 @@ from tests.support import books
 from tests.support.books import BOOK, Pages
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning:llama_index.*"),
     pytest.mark.filterwarnings("ignore:table_names.. is deprecated:DeprecationWarning"),  # LlamaIndex's LanceDB store
     pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant:UserWarning"),
 ]

@@ -169,9 +169,6 @@ TABLE: dict[Callable[..., None], list[Row]] = {}
 
 Test = TypeVar("Test", bound=Callable[..., None])
 
-# LlamaIndex's own code may use what newer Pythons and libraries deprecate.
-_QUIET = pytest.mark.filterwarnings("ignore::DeprecationWarning:llama_index.*")
-
 
 def row(
     client: str,
@@ -187,7 +184,7 @@ def row(
 
     def enter(test: Test) -> Test:
         TABLE.setdefault(test, []).append(Row(client, source, promise, differs, doors))
-        return _QUIET(test)
+        return test
 
     return enter
 

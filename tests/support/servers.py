@@ -3,16 +3,16 @@
 import os
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
 import uvicorn
+
+from tests.support.command import COMMAND
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def ready(address: str) -> str:
 @contextmanager
 def started(*arguments: object, **environment: str) -> Iterator["subprocess.Popen[str]"]:
     """Run `nemovlm serve` with more in its environment; whatever the test finds, no process is left behind."""
-    command = [str(Path(sys.executable).parent / "nemovlm"), "serve", *map(str, arguments)]
+    command = [*COMMAND, "serve", *map(str, arguments)]
     with subprocess.Popen(
         command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:

@@ -28,7 +28,7 @@ from tokenizers import Tokenizer
 from nemovlm import Embedder, Passage, iter_pages
 from nemovlm.inputs import Vector
 from nemovlm.models.checkpoint import find_checkpoint
-from nemovlm.models.nemotron_vl import LlamaNemotronVLModel, load_model
+from nemovlm.models.llama_nemotron.module import LlamaNemotronVLModel, load_model
 from nemovlm.models.tiling import Tiling
 
 LARGER_LLM = {

@@ -185,7 +185,7 @@ def _errors() -> Iterator[str]:
 
 def _commands() -> Iterator[str]:
     """Yield what typer makes of the commands, in Markdown, without its own first heading."""
-    command = [sys.executable, "-m", "typer", "nemovlm.commands", "utils", "docs", "--name", "nemovlm"]
+    command = [sys.executable, "-m", "typer", "nemovlm.cli.app", "utils", "docs", "--name", "nemovlm"]
     made = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603 - it is our own
     yield made.partition("\n")[2].replace("NEMOVLM_<NAME>", "`NEMOVLM_<NAME>`")  # in HTML it would be a tag
 

@@ -12,7 +12,7 @@ from langchain_core.documents import Document
 from langchain_nemovlm.pages import markdown
 from nemovlm.errors import ConfigurationError, PdfError
 from nemovlm.images import encode_png
-from nemovlm.inputs import OnError, check_on_error
+from nemovlm.on_error import OnError, check_on_error
 from nemovlm.pdf import Page, iter_pages, local, page_id, pdfs_below, unreadable
 
 

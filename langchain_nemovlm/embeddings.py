@@ -11,11 +11,11 @@ from pydantic import ConfigDict, field_validator
 
 from langchain_nemovlm.caches import ByteStoreCache
 from langchain_nemovlm.pages import passage_of
-from nemovlm.adapter import Adapter
-from nemovlm.download import ImageUrl
-from nemovlm.errors import InputError
+from nemovlm.errors import InputError, NemoVLMError
 from nemovlm.images import image_source, is_data_url
-from nemovlm.inputs import Embeddable, Modality, Passage, Vector, image_passages
+from nemovlm.images.download import ImageUrl
+from nemovlm.inputs import Embeddable, Modality, Passage, Vector
+from nemovlm.integrations import Adapter, passage_or_error
 
 ImageReference: TypeAlias = str | Path | bytes | BinaryIO | Image.Image | ImageUrl
 """A path, a `file://` or data URL, the bytes of an image file, an open binary file, a Pillow image, or an address that
@@ -90,11 +90,11 @@ class NemoVLMEmbeddings(Adapter, Embeddings):
 
     # Nothing is asked about nothing: not even its dimension, which a server may have to tell.
 
-    def embed_passages(self, passages: Sequence[Embeddable]) -> list[list[float]]:
+    def embed_passages(self, passages: Sequence[Embeddable | NemoVLMError]) -> list[list[float]]:
         """Embed what `Embedder.embed` takes: `Passage(text=..., image=...)` for an image with its text."""
         return _lists(self._embedder.embed(passages)) if passages else []
 
-    async def aembed_passages(self, passages: Sequence[Embeddable]) -> list[list[float]]:
+    async def aembed_passages(self, passages: Sequence[Embeddable | NemoVLMError]) -> list[list[float]]:
         """`embed_passages` for async code."""
         return _lists(await self._embedder.aembed(passages)) if passages else []
 
@@ -113,10 +113,14 @@ class NemoVLMEmbeddings(Adapter, Embeddings):
         return page or Passage(text=text)
 
 
-def _images(references: Sequence[ImageReference]) -> list[Passage]:
+def _images(references: Sequence[ImageReference]) -> list[Passage | NemoVLMError]:
     if isinstance(references, (str, bytes, Path, Image.Image, ImageUrl)) or hasattr(references, "read"):
         raise InputError(f"pass a list of images, not a single {type(references).__name__}: embed_image([image])")
-    return image_passages(references, image_source)
+    return [passage_or_error(_image, reference) for reference in references]
+
+
+def _image(reference: ImageReference) -> Passage:
+    return Passage(image=image_source(reference))
 
 
 def _lists(vectors: Iterable[Vector]) -> list[list[float]]:

@@ -1,7 +1,8 @@
 """`NemoVLMEmbedding`: an `Embedder` as LlamaIndex wants it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+import base64
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -19,12 +20,12 @@ from pydantic import Field
 from tqdm import tqdm
 
 from llamaindex_nemovlm.caches import KVStoreCache
-from nemovlm.adapter import Adapter
-from nemovlm.download import ImageUrl
 from nemovlm.errors import ConfigurationError, ImageError, NemoVLMError
 from nemovlm.images import ImageSource, image_in, image_source
-from nemovlm.inputs import Modality, Passage, Vector, image_passages, leave_out
-from nemovlm.settings import Knobs
+from nemovlm.images.download import ImageUrl
+from nemovlm.inputs import Modality, Passage, Vector
+from nemovlm.integrations import Adapter, passage_or_error
+from nemovlm.settings import EmbedderFields
 
 ImageReference: TypeAlias = ImageType | Path | bytes | Image.Image | ImageUrl
 """What LlamaIndex passes for an image, and more: a path, a `file://` or data URL, an image in base64, an open binary
@@ -74,7 +75,7 @@ class NemoVLMEmbedding(Adapter, MultiModalEmbedding):
             self.model_name = self._embedder.model
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in Knobs.model_fields or (name == "embeddings_cache" and value is not None):
+        if name in EmbedderFields.model_fields or (name == "embeddings_cache" and value is not None):
             raise ConfigurationError(f"{name} is taken when the object is made; use model_copy(update=...) for another")
         super().__setattr__(name, value)
 
@@ -112,11 +113,10 @@ class NemoVLMEmbedding(Adapter, MultiModalEmbedding):
         return (await self._aget_image_embeddings([img_file_path]))[0]
 
     def _get_image_embeddings(self, img_file_paths: Sequence[ImageReference]) -> list[Embedding]:
-        return [_list(vector) for vector in self._embedder.embed(image_passages(img_file_paths, self._source))]
+        return [_list(vector) for vector in self._embedder.embed(self._images(img_file_paths))]
 
     async def _aget_image_embeddings(self, img_file_paths: Sequence[ImageReference]) -> list[Embedding]:
-        passages = image_passages(img_file_paths, self._source)
-        return [_list(vector) for vector in await self._embedder.aembed(passages)]
+        return [_list(vector) for vector in await self._embedder.aembed(self._images(img_file_paths))]
 
     # LlamaIndex's own doors for images know no events, no rate limiter and no end of concurrent calls, and those for
     # texts count the items of an error in each batch anew. These do the same for all.
@@ -159,20 +159,19 @@ class NemoVLMEmbedding(Adapter, MultiModalEmbedding):
 
     def __call__(self, nodes: Sequence[BaseNode], show_progress: bool = False, **_: Any) -> Sequence[BaseNode]:
         """Give each node its vector, and return those that got one. Raises like `Embedder.embed`, naming the node."""
-        return _with_vectors(nodes, self._in_batches(list(nodes), self._outcomes, _node_name, show_progress))
+        return _with_vectors(nodes, self._in_batches(list(nodes), self._embed_nodes, _node_name, show_progress))
 
     async def acall(self, nodes: Sequence[BaseNode], show_progress: bool = False, **_: Any) -> Sequence[BaseNode]:
         """`__call__` for async code."""
-        return _with_vectors(nodes, await self._ain_batches(list(nodes), self._aoutcomes, _node_name, show_progress))
+        return _with_vectors(nodes, await self._ain_batches(list(nodes), self._aembed_nodes, _node_name, show_progress))
 
-    def _outcomes(self, nodes: Sequence[BaseNode]) -> list[Embedding | None]:
-        passages = self._passages(nodes)
-        return _spread(self._embedder.stream(passages.values(), on_error=self.on_error), passages, len(nodes))
+    def _embed_nodes(self, nodes: Sequence[BaseNode]) -> list[Embedding | None]:
+        vectors = self._embedder.stream(map(self._passage_or_error, nodes), on_error=self.on_error)
+        return [None if vector is None else _list(vector) for vector in vectors]
 
-    async def _aoutcomes(self, nodes: Sequence[BaseNode]) -> list[Embedding | None]:
-        passages = self._passages(nodes)
-        vectors = [vector async for vector in self._embedder.astream(passages.values(), on_error=self.on_error)]
-        return _spread(vectors, passages, len(nodes))
+    async def _aembed_nodes(self, nodes: Sequence[BaseNode]) -> list[Embedding | None]:
+        vectors = self._embedder.astream(map(self._passage_or_error, nodes), on_error=self.on_error)
+        return [None if vector is None else _list(vector) async for vector in vectors]
 
     def _in_batches(
         self,
@@ -233,7 +232,7 @@ class NemoVLMEmbedding(Adapter, MultiModalEmbedding):
             try:
                 yield made
             except NemoVLMError as error:
-                error.counted_from(start)
+                error.shift_index(start)
                 raise
             pairs = [(name(item), vector) for item, vector in zip(batch, made, strict=True) if vector is not None]
             chunks, vectors = [chunk for chunk, _ in pairs], [vector for _, vector in pairs]
@@ -242,15 +241,15 @@ class NemoVLMEmbedding(Adapter, MultiModalEmbedding):
 
     # From LlamaIndex's images and nodes to passages
 
-    def _passages(self, nodes: Sequence[BaseNode]) -> dict[int, Passage]:
-        """Return the passages of a batch by their place in it, without those of nodes that are left out."""
-        passages = {}
-        for place, node in enumerate(nodes):
-            try:
-                passages[place] = self._passage(node)
-            except NemoVLMError as error:
-                leave_out(error.at(_node_label(node), place), self.on_error)
-        return passages
+    def _images(self, references: Sequence[ImageReference]) -> list[Passage | NemoVLMError]:
+        return [passage_or_error(self._image, reference) for reference in references]
+
+    def _image(self, reference: ImageReference) -> Passage:
+        return Passage(image=self._source(reference))
+
+    def _passage_or_error(self, node: BaseNode) -> Passage | NemoVLMError:
+        result = passage_or_error(self._passage, node)
+        return result.at(_node_label(node)) if isinstance(result, NemoVLMError) else result
 
     def _source(self, reference: ImageReference) -> ImageSource:
         if isinstance(reference, str):
@@ -273,24 +272,23 @@ class NemoVLMEmbedding(Adapter, MultiModalEmbedding):
 
 def _image_of(node: BaseNode) -> ImageReference | None:
     if isinstance(node, ImageNode):
-        return _data_url(node.image) if node.image else node.image_path or node.image_url or None
+        return _decoded(node.image) if node.image else node.image_path or node.image_url or None
     resource = node.image_resource if isinstance(node, Node) else None
     if resource is None:
         return None
     if resource.data:
-        return _data_url(resource.data.decode("ascii"))
+        return _decoded(resource.data)
     return resource.path or (str(resource.url) if resource.url else None)
 
 
-def _data_url(letters: str) -> str:
-    # What it really is, its first bytes say. LlamaIndex takes base64 with line ends, too.
-    return f"data:image/png;base64,{''.join(letters.split())}"
-
-
-def _spread(vectors: Iterable[Vector | None], places: Iterable[int], total: int) -> list[Embedding | None]:
-    """Return a list of `total`, with the vectors in their places and None in all others."""
-    found = dict(zip(places, vectors, strict=True))
-    return [None if (vector := found.get(place)) is None else _list(vector) for place in range(total)]
+def _decoded(letters: str | bytes) -> bytes:
+    """Return the image file that a node holds in base64, which may have line ends in it."""
+    try:
+        return base64.b64decode(
+            "".join(letters.split()) if isinstance(letters, str) else b"".join(letters.split()), validate=True
+        )
+    except ValueError as error:  # binascii.Error is one, and so is what letters beyond ASCII raise
+        raise ImageError(f"the node's image is not valid base64 ({error})") from error
 
 
 def _with_vectors(nodes: Sequence[BaseNode], vectors: Sequence[Embedding | None]) -> list[BaseNode]:

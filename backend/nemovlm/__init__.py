@@ -8,9 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nemovlm.download import ImageUrl
     from nemovlm.embedder import Embedder
     from nemovlm.errors import NemoVLMError
+    from nemovlm.images import ImageUrl
     from nemovlm.index import Hit, PageIndex
     from nemovlm.inputs import Passage
     from nemovlm.pdf import Page, iter_pages
@@ -22,7 +22,7 @@ __all__ = ["Embedder", "Hit", "ImageUrl", "NemoVLMError", "Page", "PageIndex", "
 _HOME = {
     "Embedder": "embedder",
     "Hit": "index",
-    "ImageUrl": "download",
+    "ImageUrl": "images",
     "NemoVLMError": "errors",
     "Page": "pdf",
     "PageIndex": "index",

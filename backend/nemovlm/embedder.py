@@ -1,55 +1,48 @@
 """`Embedder`: the one door to every engine.
 
-It turns what users pass into checked items, sends them off in windows of bounded size, and lets nothing out
-that is not a proper embedding of the right item. It knows no protocol, no model code and no framework.
+It turns what users pass into checked items, sends them off in chunks of bounded size, and lets nothing out that is not
+a proper embedding of the right item. It knows no protocol, no model code and no framework.
 """
 
 import asyncio
-import os
-import weakref
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeAlias, Unpack
+from typing import Any, Self, TypeAlias, TypeVar, Unpack
 
 import numpy as np
 
 from nemovlm import runtime
-from nemovlm.engines.base import Engine, Item, Outcome, finish
-from nemovlm.engines.cached import CachedEngine
-from nemovlm.errors import ConfigurationError, EngineError, InputError, ModelNotServedError, NemoVLMError
-from nemovlm.inputs import (
-    Embeddable,
-    Modality,
-    OnError,
-    Passage,
-    Role,
-    Truncate,
-    Vector,
-    as_passage,
-    check_on_error,
-    leave_out,
-)
-from nemovlm.models.catalogue import CATALOGUE, DEFAULT_MODEL, ModelCard
-from nemovlm.models.checkpoint import Checkpoint, find_checkpoint
+from nemovlm.chunking import iter_chunks, iter_from_loop, weigh
+from nemovlm.engines.base import Outcome, normalize
+from nemovlm.engines.choice import choose_engine, placement
+from nemovlm.engines.handle import EngineHandle
+from nemovlm.errors import EngineError, InputError, NemoVLMError
+from nemovlm.inputs import Embeddable, Item, Modality, Passage, Role, Truncate, Vector, Vectors, as_passage
+from nemovlm.models.catalogue import CATALOGUE
 from nemovlm.models.tiling import Tiling
-from nemovlm.router import build_engine, choose_engine
-from nemovlm.settings import EngineName, Options, Settings
-from nemovlm.windows import drain, windows
+from nemovlm.on_error import OnError, apply_on_error, check_on_error
+from nemovlm.settings import EngineName, Options, Settings, describe_fields
+
+K = TypeVar("K")
 
 Progress: TypeAlias = Callable[[int, int | None], None]
 """Called with the number of items done so far, and with their total where it is known."""
 
-_Results: TypeAlias = list[Vector | NemoVLMError]
-_Futures: TypeAlias = Generator[Future[_Results], None, None]
+Result: TypeAlias = Vector | NemoVLMError
+"""What became of one item: its vector (d,), or the error that concerns this item alone."""
 
-# While one window is computed, the next is prepared and the one after it is read.
-_WINDOWS_AHEAD = 2
-# A server computes several requests at once, and pages make one request a window.
-_WINDOWS_AHEAD_REMOTE = 8
+_Pair: TypeAlias = tuple[K, Embeddable | NemoVLMError]
+_Results: TypeAlias = list[tuple[K, Result]]
+_Futures: TypeAlias = Generator[Future[_Results[K]], None, None]
+
+# While one chunk is computed, the next is prepared and the one after it is read.
+_CHUNKS_AHEAD = 2
+# A server computes several requests at once, and pages make one request a chunk.
+_CHUNKS_AHEAD_REMOTE = 8
 
 
 @dataclass(frozen=True)
@@ -60,13 +53,18 @@ class Description:
     revision: str | None
     engine: EngineName
     reason: str
+    """Why this engine: it reads on from "engine X because ..."."""
     device: str
+    """`cpu`, `cuda`, `mps`; of a remote engine the hosts."""
     dtype: str
+    """What the model computes in: `float32`, `bfloat16`, `float16`."""
     dimension: int
+    """Numbers in a vector."""
     modalities: tuple[Modality, ...]
     max_tokens: dict[Modality, int]
-    """Empty where a server decides."""
+    """The most tokens of a prompt. Empty where a server decides."""
     space: str
+    """The fingerprint of the vector space: see `Embedder.space`."""
 
 
 @dataclass(frozen=True)
@@ -89,79 +87,40 @@ class Embedder:
     Args:
         model: A model id of the catalogue (`nemovlm models`), a folder with a checkpoint, or for a remote engine
             the name of what its server runs. Default: `NEMOVLM_MODEL`.
-        knobs: `engine`, `base_url`, `api_key`, `dimensions`, `truncate` and all others of
-            `nemovlm.settings.Knobs`, which describes each. One that is None is read from `NEMOVLM_<NAME>` in the
-            environment.
+        settings: `engine`, `base_url`, `api_key`, `dimensions`, `truncate` and all others of
+            `nemovlm.settings.EmbedderFields`. One that is None is read from `NEMOVLM_<NAME>` in the environment.
 
     Raises:
         ConfigurationError: A setting is wrong; `UnknownModelError` for the model, with the nearest known id.
         CheckpointError: The folder is no checkpoint.
     """
 
-    def __init__(self, model: str | Path | None = None, **knobs: Unpack[Options]) -> None:
-        self._open(Settings.given(model=None if model is None else str(model), **knobs))
+    def __init__(self, model: str | Path | None = None, **settings: Unpack[Options]) -> None:
+        self._open(Settings.from_kwargs(model=None if model is None else str(model), **settings))
 
     def _open(self, settings: Settings) -> None:
-        self._settings = settings
+        self._handle = EngineHandle(settings)
         self._usage = Usage()
-        self._engine_task: asyncio.Task[Engine] | None = None
-        self._finalizer: weakref.finalize[..., object] | None = None
-        self._found: Checkpoint | None = None
-        self._full: int | None = None
-        if settings.model is None and any(address.hosted for address in settings.addresses):
-            settings = settings.model_copy(update={"model": DEFAULT_MODEL})
-        if settings.model is not None:
-            self._take(settings, find_checkpoint(settings.model, settings.revision, served=settings.remote))
-        elif not settings.remote:
-            raise ConfigurationError(
-                "no model was chosen: pass a model id (see `nemovlm models`) or a folder, or set NEMOVLM_MODEL; "
-                "'nemovlm/pocket' needs no download"
-            )
-
-    def _take(self, settings: Settings, checkpoint: Checkpoint) -> None:
-        checkpoint = checkpoint.coarser(settings.max_tiles)
-        if checkpoint.folder and not checkpoint.card.revision:
-            settings = settings.model_copy(update={"model": str(checkpoint.folder)})  # right in another folder too
-        self._settings, self._found, self._full = settings, checkpoint, checkpoint.card.dimension
-        if settings.dimensions and self._full and settings.dimensions > self._full:
-            raise ConfigurationError(
-                f"dimensions={settings.dimensions} is more than the {self._full} that {checkpoint.card.id} has"
-            )
-
-    @property
-    def _checkpoint(self) -> Checkpoint:
-        if self._found is None:  # nobody named the model: its server does
-            runtime.wait(runtime.submit(self._engine()))
-        assert self._found  # noqa: S101 - an engine does not start without
-        return self._found
-
-    @property
-    def _card(self) -> ModelCard:
-        return self._checkpoint.card
 
     # What it is
 
     @property
     def settings(self) -> Settings:
-        """The settings that it was made with, whether given or read from the environment."""
-        return self._settings
+        """The settings, whether given or read from the environment, with the model that its server named since."""
+        return self._handle.settings
 
     @property
     def model(self) -> str:
-        """The id of the model, or the name of its folder. If nobody chose one, the server is asked what it has."""
-        return self._card.id
+        """The id of the model, or the name of its folder.
+
+        If nobody chose one, this blocks, once, on asking the server what it has.
+        """
+        return self._handle.checkpoint.card.id
 
     @property
     def dimension(self) -> int:
-        """Components of a vector. Of a model that only its server knows, the server is asked, once."""
-        if not self._components:
-            runtime.wait(runtime.submit(self._engine()))
-        assert self._components  # noqa: S101 - an engine does not start without
-        return self._components
-
-    @property
-    def _components(self) -> int | None:
-        return self._settings.dimensions or self._full
+        """Numbers in a vector. Of a model that only its server knows, this blocks, once, on asking the server."""
+        return self._handle.dimension
 
     @property
     def usage(self) -> Usage:
@@ -170,108 +129,134 @@ class Embedder:
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """The kinds of passage that the model takes: `text`, and for a model with eyes `image` and `text_image`."""
-        return self._card.modalities
+        """The kinds of passage that the model takes: `text`, and with vision `image` and `text_image`.
+
+        Blocks like `model`.
+        """
+        return self._handle.checkpoint.card.modalities
 
     @property
     def tiling(self) -> Tiling | None:
-        """How the model cuts images, or None if it reads text only."""
-        return self._card.tiling
+        """How the model cuts images, or None if it reads text only. Blocks like `model`."""
+        return self._handle.checkpoint.card.tiling
 
     @property
     def space(self) -> str:
-        """The name of the vector space: weights, dimensions and tiles.
+        """The fingerprint of the vector space: weights, dimensions and tiles.
 
         Vectors may be compared if, and only if, their spaces are the same string. It does not depend on the
-        engine, the device or the dtype. For a folder it is made from the content of its files.
+        engine, the device or the dtype. For a folder it is made from the content of its files, which are read for it,
+        once. Blocks like `model` and `dimension`.
         """
-        tiles = f";tiles={self._card.tiling.max_tiles}" if self._card.tiling else ""
-        kind = self._settings.embedding_type
-        exactness = "" if kind == "float" else f";{kind}"
-        return f"{self._checkpoint.identity};dimensions={self.dimension}{tiles};prompts=1{exactness}"
+        return self._handle.space
 
     def describe(self) -> Description:
-        """Return what this embedder is and why, without loading weights."""
-        route = choose_engine(self._settings)
-        engine = build_engine(route, self._checkpoint, self._settings)
+        """Return what this embedder is and why, without loading weights. Blocks like `space`.
+
+        Raises:
+            ConfigurationError: The engine cannot run here.
+            EngineError: Only the server knows the model, and it cannot be asked.
+        """
+        settings, card = self.settings, self._handle.checkpoint.card
+        route = choose_engine(settings)
+        device, dtype = placement(route, settings)
         return Description(
-            model=self._card.id,
-            revision=self._card.revision,
+            model=card.id,
+            revision=card.revision,
             engine=route.engine,
             reason=route.reason,
-            device=engine.device,
-            dtype=engine.dtype,
+            device=device,
+            dtype=dtype,
             dimension=self.dimension,
-            modalities=self.modalities,
-            max_tokens={}
-            if self._settings.remote
-            else {modality: self._card.max_tokens(modality) for modality in self.modalities},
+            modalities=card.modalities,
+            max_tokens={} if settings.remote else {kind: card.max_tokens(kind) for kind in card.modalities},
             space=self.space,
         )
 
     def available_models(self) -> list[str]:
-        """Return the models that could be asked for: those of the server, or those that are known of a local engine.
+        """Return the models that could be asked for: those that are known, or of a remote engine the server's.
 
-        Raises `EngineError`.
+        Blocks on the server each time.
+
+        Raises:
+            EngineError: The server cannot be asked.
         """
-        if not self._settings.remote:
+        if not self.settings.remote:
             return [card.id for card in CATALOGUE]
-        from nemovlm.engines.http import served_models
+        from nemovlm.engines.remote.discovery import served_models
 
-        return [model.id for model in runtime.wait(runtime.submit(served_models(self._settings)))]
+        return [model.id for model in runtime.run(served_models(self.settings))]
 
     # Queries
 
     def embed_query(self, text: str) -> Vector:
-        """Return the vector (d,) of a query. Raises `InputError`, `EngineError`, `CheckpointError`."""
+        """Return the vector (d,) of a query.
+
+        Raises:
+            InputError: The text cannot be embedded.
+            EngineError: The engine failed.
+            CheckpointError: The weights cannot be loaded.
+        """
         vector: Vector = self.embed_queries([text])[0]
         return vector
 
-    def embed_queries(self, texts: Sequence[str]) -> Vector:
-        """Return the vectors (n, d) of queries, in order. Raises like `embed_query`, naming the item."""
-        return self._stack(self._results(_queries(texts), "query"))
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        """Return the vectors (n, d) of queries, in order.
+
+        Raises:
+            NemoVLMError: Like `embed_query`, naming the item.
+        """
+        return self._stack(self._stream(_queries(texts), "query"))
 
     async def aembed_query(self, text: str) -> Vector:
         """`embed_query` for async code."""
         vector: Vector = (await self.aembed_queries([text]))[0]
         return vector
 
-    async def aembed_queries(self, texts: Sequence[str]) -> Vector:
+    async def aembed_queries(self, texts: Sequence[str]) -> Vectors:
         """`embed_queries` for async code."""
-        return self._stack([vector async for vector in self._aresults(_queries(texts), "query")])
+        return self._stack([vector async for vector in self._astream(_queries(texts), "query")])
 
     # Passages
 
     def embed(
         self,
-        items: Sequence[Embeddable],
+        items: Sequence[Embeddable | NemoVLMError],
         *,
         truncate: Truncate | None = None,
         progress: Progress | None = None,
-    ) -> Vector:
+    ) -> Vectors:
         """Return the vectors (n, d) of passages, in order.
 
-        A `str` is a text, never a path; a `Path`, a Pillow image or bytes are an image; a `Passage` may have
-        both. Raises `InputError`, `EngineError`, `CheckpointError`, the first two naming the item.
+        Args:
+            items: A `str` is a text, never a path; a `Path`, a Pillow image or bytes are an image; a `Passage` may
+                have both. An error stands for an item that failed before, and is raised in its turn.
+            truncate: What to do with a text over the limit. Default: the setting.
+            progress: Called with the items done and `len(items)`.
+
+        Raises:
+            InputError: An item cannot be embedded; the error names it.
+            EngineError: The engine failed.
+            CheckpointError: The weights cannot be loaded.
         """
         items = _sequence(items)
-        return self._stack(self._results(items, "passage", truncate, "raise", progress, len(items)))
+        return self._stack(self._stream(items, "passage", truncate, "raise", progress, len(items)))
 
     async def aembed(
         self,
-        items: Sequence[Embeddable],
+        items: Sequence[Embeddable | NemoVLMError],
         *,
         truncate: Truncate | None = None,
         progress: Progress | None = None,
-    ) -> Vector:
+    ) -> Vectors:
         """`embed` for async code."""
         items = _sequence(items)
-        results = self._aresults(items, "passage", truncate, "raise", progress, len(items))
-        return self._stack([vector async for vector in results])
+        vectors = self._astream(items, "passage", truncate, "raise", progress, len(items))
+        return self._stack([vector async for vector in vectors])
 
     def stream(
         self,
-        items: Iterable[Embeddable],
+        items: Iterable[Embeddable | NemoVLMError],
         *,
         on_error: OnError = "raise",
         truncate: Truncate | None = None,
@@ -279,15 +264,23 @@ class Embedder:
     ) -> Iterator[Vector | None]:
         """Yield the vector (d,) of each passage, in order, reading `items` only as far ahead as keeps busy.
 
-        With `on_error="skip"`, or a function that is called with the error, an item that fails yields None, so
-        that `zip(items, stream)` never pairs a vector with the wrong item.
+        Args:
+            items: Like those of `embed`. One that is an error already goes the way of one that fails.
+            on_error: With `"skip"`, or a function that is called with the error, an item that fails yields None, so
+                that `zip(items, stream)` never pairs a vector with the wrong item.
+            truncate: What to do with a text over the limit. Default: the setting.
+            progress: Called with the items done, and None for their total.
+
+        Raises:
+            ConfigurationError: `on_error` is none of the policies.
+            NemoVLMError: Like `embed`, unless `on_error` says otherwise.
         """
         check_on_error(on_error)
-        return self._results(items, "passage", truncate, on_error, progress)
+        return self._stream(items, "passage", truncate, on_error, progress)
 
     def astream(
         self,
-        items: Iterable[Embeddable] | AsyncIterable[Embeddable],
+        items: Iterable[Embeddable | NemoVLMError] | AsyncIterable[Embeddable | NemoVLMError],
         *,
         on_error: OnError = "raise",
         truncate: Truncate | None = None,
@@ -295,13 +288,30 @@ class Embedder:
     ) -> AsyncIterator[Vector | None]:
         """`stream` for async code. `items` may be async as well; a sync one is read in a worker thread."""
         check_on_error(on_error)
-        return self._aresults(items, "passage", truncate, on_error, progress)
+        return self._astream(items, "passage", truncate, on_error, progress)
+
+    def stream_results(
+        self, items: Iterable[_Pair[K]], *, truncate: Truncate | None = None
+    ) -> Iterator[tuple[K, Result]]:
+        """Yield (key, vector or error) for each (key, passage), in order: `stream` for whoever deals with errors.
+
+        Args:
+            items: Pairs of anything, and an item like those of `stream`.
+            truncate: What to do with a text over the limit. Default: the setting.
+
+        Raises:
+            CheckpointError: The weights cannot be loaded.
+            EngineError: The engine cannot work at all.
+        """
+        with closing(self._submitted(items, "passage", truncate)) as chunks:
+            for chunk in chunks:
+                yield from runtime.wait(chunk)
 
     async def aembed_items(self, items: Sequence[Item]) -> list[Outcome]:
         """Return what the engine answers for each item: raw vectors and counts of tokens, or errors. For servers."""
 
         async def work() -> list[Outcome]:
-            return await (await self._engine()).embed(items)
+            return await (await self._handle.engine()).embed(items)
 
         return await runtime.wait_async(runtime.submit(work()))
 
@@ -309,11 +319,11 @@ class Embedder:
 
     def close(self) -> None:
         """Give back memory and connections. Closing twice is harmless; a later use starts again."""
-        runtime.wait(runtime.submit(self._stop()))
+        runtime.run(self._handle.close())
 
     async def aclose(self) -> None:
         """`close` for async code."""
-        await runtime.wait_async(runtime.submit(self._stop()))
+        await runtime.wait_async(runtime.submit(self._handle.close()))
 
     def __enter__(self) -> Self:
         return self
@@ -328,19 +338,20 @@ class Embedder:
         await self.aclose()
 
     def __repr__(self) -> str:
-        return f"Embedder({self._found.card.id if self._found else None!r}, engine={self._settings.engine!r})"
+        checkpoint = self._handle.known_checkpoint
+        return f"Embedder({checkpoint and checkpoint.card.id!r}, engine={self.settings.engine!r})"
 
     def __getstate__(self) -> Settings:
-        return self._settings
+        return self.settings
 
     def __setstate__(self, settings: Settings) -> None:
         self._open(settings)
 
-    # How it works: windows go to the private loop, their outcomes come back in order
+    # How it works: chunks go to the private loop, and their results come back in order
 
-    def _results(
+    def _stream(
         self,
-        items: Iterable[Embeddable],
+        items: Iterable[Embeddable | NemoVLMError],
         role: Role,
         truncate: Truncate | None = None,
         on_error: OnError = "raise",
@@ -348,17 +359,17 @@ class Embedder:
         total: int | None = None,
     ) -> Iterator[Vector | None]:
         done = 0
-        with closing(self._submitted(items, role, truncate)) as futures:
-            for future in futures:
-                for outcome in runtime.wait(future):
-                    yield _settle(outcome, on_error)
+        with closing(self._submitted(_keyless(items), role, truncate)) as chunks:
+            for chunk in chunks:
+                for _, result in runtime.wait(chunk):
+                    yield apply_on_error(result, on_error)
                     done += 1
                 if progress:
                     progress(done, total)
 
-    async def _aresults(
+    async def _astream(
         self,
-        items: Iterable[Embeddable] | AsyncIterable[Embeddable],
+        items: Iterable[Embeddable | NemoVLMError] | AsyncIterable[Embeddable | NemoVLMError],
         role: Role,
         truncate: Truncate | None = None,
         on_error: OnError = "raise",
@@ -366,30 +377,31 @@ class Embedder:
         total: int | None = None,
     ) -> AsyncIterator[Vector | None]:
         done = 0
+        in_memory = isinstance(items, Sequence)  # to read it blocks nobody
         if isinstance(items, AsyncIterable):
-            items = drain(items, asyncio.get_running_loop())
-        with closing(self._submitted(items, role, truncate)) as futures:
-            while (future := await asyncio.to_thread(next, futures, None)) is not None:
-                for outcome in await runtime.wait_async(future):
-                    yield _settle(outcome, on_error)
+            items = iter_from_loop(items, asyncio.get_running_loop())
+        with closing(self._submitted(_keyless(items), role, truncate)) as chunks:
+            while chunk := next(chunks, None) if in_memory else await asyncio.to_thread(next, chunks, None):
+                for _, result in await runtime.wait_async(chunk):
+                    yield apply_on_error(result, on_error)
                     done += 1
                 if progress:
                     progress(done, total)
 
-    def _submitted(self, items: Iterable[Embeddable], role: Role, truncate: Truncate | None) -> _Futures:
-        """Yield a future for every window, a few of them submitted ahead.
+    def _submitted(self, items: Iterable[_Pair[K]], role: Role, truncate: Truncate | None) -> _Futures[K]:
+        """Yield a future for every chunk, a few of them submitted ahead.
 
         If reading `items` fails, what was read before is still yielded; if the reader stops, the rest is
         cancelled.
         """
-        pending: deque[Future[_Results]] = deque()
-        ahead = min(self._settings.max_concurrency, _WINDOWS_AHEAD_REMOTE) if self._settings.remote else _WINDOWS_AHEAD
+        settings = self.settings
+        pending: deque[Future[_Results[K]]] = deque()
+        ahead = min(settings.max_concurrency, _CHUNKS_AHEAD_REMOTE) if settings.remote else _CHUNKS_AHEAD
         start = 0
         try:
-            for window in windows(items):
-                work = self._embed_window(window, start, role, truncate or self._settings.truncate)
-                pending.append(runtime.submit(work))
-                start += len(window)
+            for chunk in iter_chunks(items, lambda pair: weigh(pair[1])):
+                pending.append(runtime.submit(self._embed_chunk(chunk, start, role, truncate or settings.truncate)))
+                start += len(chunk)
                 if len(pending) > ahead:
                     yield pending.popleft()
             while pending:
@@ -402,114 +414,46 @@ class Embedder:
             for future in pending:
                 future.cancel()
 
-    async def _embed_window(self, window: Sequence[Embeddable], start: int, role: Role, truncate: Truncate) -> _Results:
-        engine = await self._engine()
-        checked = [_check(item, role, truncate) for item in window]
+    async def _embed_chunk(self, chunk: Sequence[_Pair[K]], start: int, role: Role, truncate: Truncate) -> _Results[K]:
+        engine = await self._handle.engine()
+        checked = [_check(item, role, truncate) for _, item in chunk]
         good = [item for item in checked if isinstance(item, Item)]
         answers = await engine.embed(good) if good else []
         if len(answers) != len(good):
             raise EngineError(f"the engine answered for {len(answers)} of {len(good)} items; nothing was kept of them")
         answer = iter(answers)
-        results: _Results = []
-        for offset, (item, entry) in enumerate(zip(checked, window, strict=True)):
-            result = self._finish(next(answer) if isinstance(item, Item) else item)
+        results: _Results[K] = []
+        for index, ((key, item), entry) in enumerate(zip(chunk, checked, strict=True), start):
+            result = self._finish(next(answer) if isinstance(entry, Item) else entry)
             if isinstance(result, NemoVLMError):
-                result.at((isinstance(entry, Passage) and entry.label) or f"item {start + offset}", start + offset)
-            results.append(result)
+                result.at((isinstance(item, Passage) and item.label) or f"item {index}", index)
+            results.append((key, result))
         return results
 
-    def _finish(self, outcome: Outcome) -> Vector | NemoVLMError:
+    def _finish(self, outcome: Outcome) -> Result:
         if isinstance(outcome, NemoVLMError):
             return outcome
-        result = finish(outcome.vector, full=self._full, dimensions=self.dimension)
+        result = normalize(outcome.vector, native=self._handle.native_dimension, dimensions=self.dimension)
         if not isinstance(result, NemoVLMError):
             self._usage = Usage(self._usage.items + 1, self._usage.tokens + outcome.tokens)
         return result
 
-    async def _engine(self) -> Engine:
-        """Return the running engine, starting it on first use. Only the private loop comes here: no lock."""
-        task = self._engine_task
-        # A task of another loop is one that was inherited through a fork; a failed start is tried again.
-        if task is None or task.get_loop() is not asyncio.get_running_loop() or (task.done() and task.exception()):
-            task = self._engine_task = asyncio.create_task(self._start())
-            # Frameworks drop what they use without closing it.
-            self._finalizer = weakref.finalize(self, _let_go, task, os.getpid())
-            self._finalizer.atexit = False
-        return await asyncio.shield(task)
-
-    async def _start(self) -> Engine:
-        if self._found is None:
-            name = await self._served_model()
-            self._take(self._settings.model_copy(update={"model": name}), find_checkpoint(name, served=True))
-        engine = await asyncio.to_thread(
-            lambda: build_engine(choose_engine(self._settings), self._checkpoint, self._settings)
-        )
-        await engine.start()
-        if not self._components:
-            try:
-                self._full = await _learn_dimension(engine)
-            except BaseException:
-                await engine.close()
-                raise
-        if (cache := self._settings.cache) is not None:
-            sizes = {size for size in (self._full, self._settings.dimensions) if size}
-            return CachedEngine(engine, cache, self.space, sizes)
-        return engine
-
-    async def _served_model(self) -> str:
-        """Return the model to ask a server for if nobody chose one: the first that is no variant of another."""
-        from nemovlm.engines.http import served_models
-
-        served = await served_models(self._settings)
-        if not served:
-            raise ModelNotServedError("no model was chosen, and the server has none: pass model")
-        return next((model.id for model in served if model.id == model.root), served[0].id)
-
-    async def _stop(self) -> None:
-        task, self._engine_task = self._engine_task, None
-        if task is not None and self._finalizer is not None:
-            self._finalizer.detach()
-            await _close(task)
-
-    def _stack(self, vectors: Iterable[Vector | None]) -> Vector:
+    def _stack(self, vectors: Iterable[Vector | None]) -> Vectors:
         rows = [vector for vector in vectors if vector is not None]
         return np.stack(rows) if rows else np.empty((0, self.dimension), dtype=np.float32)
 
 
-async def _close(task: asyncio.Task[Engine]) -> None:
-    if task.get_loop() is asyncio.get_running_loop():
-        with suppress(NemoVLMError):  # an engine that could not start has nothing to close
-            await (await task).close()
+if Embedder.__doc__:  # not with `python -OO`
+    Embedder.__doc__ += f"\n\n    The settings:\n{describe_fields(indent=8)}"
 
 
-def _let_go(task: asyncio.Task[Engine], process: int) -> None:
-    """Close an engine that nobody has any more, from whatever thread; a forked child has nothing to close."""
-    if os.getpid() == process:
-        task.get_loop().call_soon_threadsafe(lambda: _keep(asyncio.create_task(_close(task))))
+def _keyless(items: Iterable[Embeddable | NemoVLMError]) -> Iterator[_Pair[None]]:
+    return ((None, item) for item in items)
 
 
-_closing: set[asyncio.Task[None]] = set()  # a loop alone would let tasks be collected
-
-
-def _keep(closing: asyncio.Task[None]) -> None:
-    _closing.add(closing)
-    closing.add_done_callback(_forget)
-
-
-def _forget(closing: asyncio.Task[None]) -> None:
-    _closing.discard(closing)
-    if not closing.cancelled():
-        closing.exception()  # seen to: when Python ends, threads are gone before engines, and nobody is left to be told
-
-
-async def _learn_dimension(engine: Engine) -> int:
-    (outcome,) = await engine.embed([Item("query", "dimension", None, "END")])
-    if isinstance(outcome, NemoVLMError):
-        raise outcome
-    return outcome.vector.size
-
-
-def _check(item: Embeddable, role: Role, truncate: Truncate) -> Item | NemoVLMError:
+def _check(item: Embeddable | NemoVLMError, role: Role, truncate: Truncate) -> Item | NemoVLMError:
+    if isinstance(item, NemoVLMError):
+        return item
     try:
         passage = as_passage(item)
     except NemoVLMError as error:
@@ -517,24 +461,17 @@ def _check(item: Embeddable, role: Role, truncate: Truncate) -> Item | NemoVLMEr
     return Item(role, "" if passage.modality == "image" else passage.text or "", passage.image, truncate)
 
 
-def _settle(outcome: Vector | NemoVLMError, on_error: OnError) -> Vector | None:
-    if not isinstance(outcome, NemoVLMError):
-        return outcome
-    leave_out(outcome, on_error)
-    return None
-
-
-def _sequence(items: Sequence[Embeddable]) -> Sequence[Embeddable]:
+def _sequence(items: Sequence[Any]) -> list[Any]:
     if isinstance(items, (str, bytes, Path, Passage)):
         raise InputError(f"pass a list of items, not a single {type(items).__name__}: embed([item])")
     return list(items)
 
 
-def _queries(texts: Sequence[str]) -> Sequence[str]:
-    _sequence(texts)
+def _queries(texts: Sequence[str]) -> list[str]:
+    texts = _sequence(texts)
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise InputError(f"a query is a text, not a {type(text).__name__}; embed images with embed()").at(
-                f"item {index}"
+                f"item {index}", index
             )
     return texts

@@ -46,12 +46,12 @@ class NemoVLMError(Exception):
     request_id: str | None = None
 
     def at(self, item: str, index: int | None = None) -> Self:
-        """Name the input that this error is about, unless that is known already."""
-        if self.item is None:
-            self.item, self.index = item, index
+        """Name the input that this error is about, and its position, unless they are known already."""
+        self.item = self.item or item
+        self.index = index if self.index is None else self.index
         return self
 
-    def counted_from(self, start: int) -> Self:
+    def shift_index(self, start: int) -> Self:
         """Count the input from the start of the whole list that its batch began at `start` of."""
         if self.index is not None:
             if self.item == f"item {self.index}":

@@ -4,49 +4,26 @@ The words of the field: a *query* is what is searched for, a *passage* is what i
 both). They get different prompts, so they are different arguments everywhere.
 """
 
-import logging
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nemovlm.download import ImageUrl
-from nemovlm.errors import ConfigurationError, InputError, NemoVLMError
-from nemovlm.images import ImageSource
-
-T = TypeVar("T")
+from nemovlm.errors import InputError
+from nemovlm.images import ImageSource, ImageUrl
 
 Role: TypeAlias = Literal["query", "passage"]
 Modality: TypeAlias = Literal["text", "image", "text_image"]
 Truncate: TypeAlias = Literal["NONE", "START", "END"]
 
 Vector: TypeAlias = NDArray[np.float32]
-"""Shape (d,), or (n, d) for n of them: float32, finite, each of Euclidean length 1."""
+"""One embedding (d,): float32, finite, of Euclidean length 1."""
 
-OnError: TypeAlias = Literal["raise", "skip"] | Callable[[NemoVLMError], None]
-"""What to do with an item that fails: raise, log a warning and go on, or call back and go on."""
-
-_log = logging.getLogger("nemovlm")
-
-
-def check_on_error(on_error: OnError) -> None:
-    """Raise `ConfigurationError` for what is no `OnError`."""
-    if on_error not in {"raise", "skip"} and not callable(on_error):
-        raise ConfigurationError(f"on_error={on_error!r} is neither 'raise' nor 'skip', nor a function")
-
-
-def leave_out(error: NemoVLMError, on_error: OnError) -> None:
-    """Do with the error of one item what `on_error` says; return if the others are to go on."""
-    if on_error == "raise":
-        raise error
-    if callable(on_error):
-        on_error(error)
-    else:
-        _log.warning("left out: %s", error)
+Vectors: TypeAlias = NDArray[np.float32]
+"""Embeddings (n, d), one a row: float32, finite, each of Euclidean length 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +56,29 @@ Embeddable: TypeAlias = Passage | str | Image.Image | bytes | Path | ImageUrl
 image that is fetched."""
 
 
-def image_passages(references: Iterable[T], source: Callable[[T], ImageSource]) -> list[Passage]:
-    """Return a passage for each image that a framework refers to. Raises `ImageError`, naming the item."""
-    passages = []
-    for index, reference in enumerate(references):
-        try:
-            passages.append(Passage(image=source(reference)))
-        except NemoVLMError as error:
-            raise error.at(f"item {index}", index) from None
-    return passages
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One input, as engines get it: `image` is as the user gave it, and `text` is empty where there is none."""
+
+    role: Role
+    text: str
+    image: ImageSource | None
+    truncate: Truncate
+
+    @property
+    def modality(self) -> Modality:
+        """What the item consists of."""
+        if self.image is None:
+            return "text"
+        return "text_image" if self.text else "image"
 
 
 def as_passage(item: Embeddable) -> Passage:
-    """Return `item` as a `Passage`. Raises `InputError` for anything that is not `Embeddable`."""
+    """Return `item` as a `Passage`.
+
+    Raises:
+        InputError: It is nothing that is `Embeddable`.
+    """
     if isinstance(item, Passage):
         return item
     if isinstance(item, str):

@@ -57,6 +57,11 @@ def wait(future: "Future[T]") -> T:
         raise
 
 
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Do `work` on the private loop and wait for its result from sync code."""
+    return wait(submit(work))
+
+
 async def wait_async(future: "Future[T]") -> T:
     """Wait for `future` from any event loop. If the wait is cancelled, the work is cancelled."""
     return await asyncio.wrap_future(future)

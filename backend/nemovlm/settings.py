@@ -1,13 +1,15 @@
-"""Every knob, in one frozen record: given as arguments, else read from `NEMOVLM_*` in the environment."""
+"""Every setting, in one frozen record: given as arguments, else read from `NEMOVLM_*` in the environment."""
 
 import os
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from pathlib import Path
+from textwrap import fill
 from typing import Any, Literal, Self, TypeAlias, TypedDict
 
 from pydantic import (
     AliasChoices,
     BaseModel,
+    ConfigDict,
     Field,
     InstanceOf,
     SecretStr,
@@ -23,14 +25,14 @@ from nemovlm.errors import ConfigurationError
 from nemovlm.inputs import Truncate
 from nemovlm.wire.address import HOSTED_URL, Address, parse_address
 from nemovlm.wire.nim import Joiner
-from nemovlm.wire.quantise import EmbeddingType
+from nemovlm.wire.quantize import EmbeddingType
 
 EngineName: TypeAlias = Literal["auto", "vllm", "transformers", "nim", "vllm-server"]
 DtypeName: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class Options(TypedDict, total=False):
-    """The knobs as arguments of `Embedder`, for type checkers. None means: not given."""
+    """The settings as arguments of `Embedder`, for type checkers. None means: not given."""
 
     revision: str | None
     engine: EngineName | None
@@ -62,8 +64,10 @@ class Options(TypedDict, total=False):
     http_client: Any
 
 
-class Knobs(BaseModel):
-    """The knobs as fields, None meaning: not given. Frameworks' classes inherit them."""
+class EmbedderFields(BaseModel):
+    """The settings as fields, None meaning: not given. Frameworks' classes inherit them."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     model: str | None = None
     """A model id of the catalogue, a hub id with a `revision`, a folder with a checkpoint, or what a server runs."""
@@ -77,7 +81,7 @@ class Knobs(BaseModel):
     api_key: SecretStr | None = Field(default=None, exclude=True)
     """Sent to every `base_url`. Alone it never sends anything off the machine: only `base_url` or `engine` does."""
     dimensions: int | None = Field(default=None, ge=1)
-    """Keep the first so many components, then scale to unit length (Matryoshka). Default: all."""
+    """Keep the first so many numbers of a vector, then scale to unit length (Matryoshka). Default: all."""
     truncate: Truncate | None = None
     """What to do with a text over the limit: NONE is an error, END and START cut its tokens there."""
     max_tokens: int | None = Field(default=None, ge=8)
@@ -105,9 +109,9 @@ class Knobs(BaseModel):
     timeout: float | None = Field(default=None, gt=0)
     """Seconds to wait for the reply to one request."""
     deadline: float | None = Field(default=None, gt=0)
-    """Seconds in which a request must be answered, all repetitions and waits included."""
+    """Seconds in which a request must be answered, all attempts and waits included."""
     max_retries: int | None = Field(default=None, ge=0)
-    """Repetitions of a request that failed for a passing reason. Rate limits (429) do not count."""
+    """How often a request is sent again after a retryable failure. Rate limits (429) do not count."""
     headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
     """Sent with every request."""
     verify: bool | Path | None = None
@@ -137,35 +141,24 @@ class Knobs(BaseModel):
         return value
 
     def arguments(self) -> dict[str, Any]:
-        """Return the knobs that were given, as arguments of `Embedder`."""
-        given = {name: getattr(self, name) for name in Knobs.model_fields}
+        """Return the settings that were given, as arguments of `Embedder`."""
+        given = {name: getattr(self, name) for name in EmbedderFields.model_fields}
         if self.api_key:
             given["api_key"] = self.api_key.get_secret_value()
         return {name: value for name, value in given.items() if value is not None}
 
 
-# What NVIDIA's own clients for LangChain and LlamaIndex call some knobs.
-_PEERS_NAMES = {
-    "nvidia_base_url": "base_url",
-    "nvidia_api_key": "api_key",
-    "default_headers": "headers",
-    "verify_ssl": "verify",
-    "async_http_client": "http_client",
-}
+def describe_fields(indent: int) -> str:
+    """Return every setting but `model` with what it is, as the section of a docstring."""
+    return "\n".join(
+        fill(f"{name}: {field.description}", 112, initial_indent=" " * indent, subsequent_indent=" " * (indent + 4))
+        for name, field in EmbedderFields.model_fields.items()
+        if name != "model"
+    )
 
 
-def peers_names(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a framework's class with the names that NVIDIA's own client has for them replaced.
-
-    Where both names were given, the client's wins, as there; None and "" mean that it was not given.
-    """
-    ours = {name: value for name, value in fields.items() if name not in _PEERS_NAMES}
-    theirs = {_PEERS_NAMES[name]: value for name, value in fields.items() if name in _PEERS_NAMES}
-    return ours | {name: value for name, value in theirs.items() if value is not None and value != ""}
-
-
-class Settings(BaseSettings, Knobs):
-    """The knobs of an `Embedder`. An argument beats the environment, and the environment beats the default."""
+class Settings(BaseSettings, EmbedderFields):
+    """The settings of an `Embedder`. An argument beats the environment, and the environment beats the default."""
 
     model_config = SettingsConfigDict(
         env_prefix="NEMOVLM_", env_ignore_empty=True, extra="forbid", frozen=True, protected_namespaces=()
@@ -175,7 +168,7 @@ class Settings(BaseSettings, Knobs):
     hosted_api_key: SecretStr | None = Field(default=None, validation_alias=AliasChoices("NVIDIA_API_KEY"))
     """The key of NVIDIA's hosted NIMs. It is sent to them alone."""
     clock: InstanceOf[Clock] = Field(default=Clock(), exclude=True, repr=False)
-    """How a remote engine waits. For tests; no knob."""
+    """How a remote engine waits. For tests; no setting."""
     truncate: Truncate = "NONE"
     device: str = "auto"
     dtype: DtypeName = "auto"
@@ -191,12 +184,16 @@ class Settings(BaseSettings, Knobs):
     embedding_type: EmbeddingType = "float"
 
     @classmethod
-    def given(cls, **arguments: Any) -> "Settings":
-        """Return the settings for the arguments that are not None. Raises `ConfigurationError`."""
+    def from_kwargs(cls, **arguments: Any) -> "Settings":
+        """Return the settings for the arguments that are not None.
+
+        Raises:
+            ConfigurationError: One of them is wrong, or does not fit another.
+        """
         try:
             return cls(**{name: value for name, value in arguments.items() if value is not None})
         except ValidationError as error:
-            raise ConfigurationError("; ".join(_complaint(detail) for detail in error.errors())) from None
+            raise ConfigurationError("; ".join(_validation_message(detail) for detail in error.errors())) from None
 
     @property
     def remote(self) -> bool:
@@ -251,7 +248,7 @@ class Settings(BaseSettings, Knobs):
                 raise ConfigurationError(f"{name} is for a local engine; a server has limits of its own")
 
 
-def _complaint(detail: Any) -> str:
+def _validation_message(detail: Any) -> str:
     if isinstance(error := detail.get("ctx", {}).get("error"), ConfigurationError):
         return str(error)
     name = ".".join(str(part) for part in detail["loc"])
@@ -259,9 +256,9 @@ def _complaint(detail: Any) -> str:
     where = f" (from {variable})" if os.environ.get(variable) == detail["input"] else ""
     if detail["type"] == "extra_forbidden":
         return f"there is no setting {name!r}"
-    value = "" if name in _UNSHOWN else f"={detail['input']!r}"
+    value = "" if name in _SECRET_FIELDS else f"={detail['input']!r}"
     return f"{name}{value}{where} is no valid setting: {detail['msg'].lower()}"
 
 
 _SHORTEST_SECRET = 6  # what is shorter, such as "1" in a header, would only blot sentences
-_UNSHOWN = {"api_key", "NVIDIA_API_KEY", "headers", "proxy", "http_client"}  # they may hold secrets
+_SECRET_FIELDS = {"api_key", "NVIDIA_API_KEY", "headers", "proxy", "http_client"}  # they may hold secrets

@@ -52,7 +52,7 @@ from nemovlm.errors import (
 )
 from nemovlm.images import data_url, encode_jpeg, load_image, measure
 from nemovlm.pdf import iter_pages
-from nemovlm.pdfium import Renderer
+from nemovlm.pdf.renderer import Renderer
 from tests.support.checkpoints import case_image
 
 Door = Callable[..., Awaitable[Any]]

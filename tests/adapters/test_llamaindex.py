@@ -34,7 +34,7 @@ from reportlab.lib.pdfencrypt import StandardEncryption  # type: ignore[import-u
 from llamaindex_nemovlm import NemoVLMPageParser, NemoVLMPDFReader
 from nemovlm.errors import PdfError, PdfFormatError, PdfPageError, PdfPasswordError
 from nemovlm.pdf import iter_pages
-from nemovlm.pdfium import Renderer
+from nemovlm.pdf.renderer import Renderer
 from tests.support.books import BOOK, book
 
 Door = Callable[..., Awaitable[Any]]

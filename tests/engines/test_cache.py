@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from nemovlm import Embedder, Passage
-from nemovlm.engines.transformers import TransformersEngine
+from nemovlm.engines.local.transformers import TransformersEngine
 from nemovlm.errors import ConfigurationError, ImageError, NemoVLMError
 from nemovlm.images import encode_png
 from tests.support.checkpoints import case_image

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from nemovlm import Embedder, Passage
-from nemovlm.engines.transformers import TransformersEngine
+from nemovlm.engines.local.transformers import TransformersEngine
 from nemovlm.errors import CheckpointError
 from nemovlm.inputs import Vector
 from nemovlm.models.checkpoint import find_checkpoint
-from nemovlm.models.nemotron_vl import LlamaNemotronVLModel
+from nemovlm.models.llama_nemotron.module import LlamaNemotronVLModel
 from nemovlm.models.tiling import Tiling
 from nemovlm.settings import Settings
 from tests.support.checkpoints import case_image, write_text_checkpoint, write_vl_checkpoint

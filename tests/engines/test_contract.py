@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemovlm import Embedder, Passage
+from nemovlm.engines.choice import _ENGINES
 from nemovlm.errors import InputTooLongError, NemoVLMError
 from nemovlm.inputs import Embeddable, Truncate
-from nemovlm.router import _ENGINES
 from nemovlm.settings import EngineName
 from tests.support.checkpoints import case_image
 

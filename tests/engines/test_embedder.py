@@ -164,7 +164,7 @@ def test_many_loops_one_embedder(vl: Embedder) -> None:
 
 def test_many_threads_load_once(vl_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model is loaded on first use, once, whatever the number of threads that ask for it."""
-    from nemovlm.engines import transformers
+    from nemovlm.engines.local import transformers
 
     loads = []
     load = transformers.load_model

@@ -250,7 +250,7 @@ def test_a_folder_that_cannot_be_written(vl: Embedder, pdfs: Path, tmp_path: Pat
 
 def test_writes_that_overlap_leave_every_row_once(tmp_path: Path) -> None:
     """Two writers of the same rows, at the same time: a row is not doubled, and none is lost."""
-    from nemovlm.store import PageStore
+    from nemovlm.index.store import PageStore
 
     PageStore.create(tmp_path, 2, {})
     together = threading.Barrier(2)
@@ -276,7 +276,7 @@ def test_writes_that_overlap_leave_every_row_once(tmp_path: Path) -> None:
 
 def test_many_small_writes_are_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fragments are joined once they are many, not at every write, and no row is lost or changed by it."""
-    import nemovlm.store as module
+    import nemovlm.index.store as module
 
     monkeypatch.setattr(module, "_FRAGMENTS", 4)
     store = module.PageStore.create(tmp_path, 2, {"space": "x"})

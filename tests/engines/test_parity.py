@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nemovlm import Embedder
-from nemovlm.engines.transformers import TransformersEngine
+from nemovlm.engines.local.transformers import TransformersEngine
 from nemovlm.errors import ConfigurationError, InputError, InputTooLongError, NemoVLMError, ServerError
 from nemovlm.images import load_image
 from nemovlm.inputs import Vector

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from nemovlm import Embedder
-from nemovlm.models.nemotron_vl import load_model
+from nemovlm.models.llama_nemotron.module import load_model
 from training.pocket import drawing, fitting, joining, llama, loop, reading, tokens, tower, vocabulary
 from training.pocket.codes import FEATURES
 from training.pocket.corpus import Document, distinct

@@ -229,10 +229,10 @@ def test_the_space_of_the_pocket_model_is_the_one_that_is_shown(tmp_path: Path) 
 
 def test_every_setting_is_documented() -> None:
     """The tables of settings name every knob, and no other."""
-    from nemovlm.settings import Knobs
+    from nemovlm.settings import EmbedderFields
 
     rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", README.partition("## Settings")[2] + REMOTE, re.MULTILINE)
-    assert {name for row in rows for name in re.findall(r"\w+", row)} == set(Knobs.model_fields)
+    assert {name for row in rows for name in re.findall(r"\w+", row)} == set(EmbedderFields.model_fields)
 
 
 FOLDERS = (".github", "backend", "benchmarks", "docs", "examples", "training")

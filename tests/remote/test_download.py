@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from nemovlm import Embedder, ImageUrl, Passage, download
+from nemovlm import Embedder, ImageUrl, Passage
 from nemovlm.errors import ImageError, InputError
-from nemovlm.images import encode_png, image_source
+from nemovlm.images import download, encode_png, image_source
 from tests.support.checkpoints import case_image
 from tests.support.servers import running
 

@@ -13,7 +13,8 @@ import pytest
 
 from nemovlm import Embedder, runtime
 from nemovlm.clock import Clock
-from nemovlm.engines.servers import Deadline, RefusedError, Servers
+from nemovlm.engines.remote.pool import UpstreamPool
+from nemovlm.engines.remote.retry import Deadline, RequestFailedError
 from nemovlm.errors import AuthenticationError, EngineError, ProtocolError
 from nemovlm.settings import Settings
 from tests.support.faults import (
@@ -164,17 +165,17 @@ def test_hosted_nims_want_a_key() -> None:
 def test_time_that_ran_out_in_our_own_queue_is_not_the_servers_fault(server: FaultServer) -> None:
     """A request without time left is not sent, and the server is not set aside for it."""
 
-    async def work() -> Servers:
-        servers = Servers(Settings.given(model=MODEL, base_url=server.url))
+    async def work() -> UpstreamPool:
+        servers = UpstreamPool(Settings.from_kwargs(model=MODEL, base_url=server.url))
         deadline = Deadline(1e-9, Clock())
         deadline.start()
-        with pytest.raises(RefusedError, match="no time was left"):
+        with pytest.raises(RequestFailedError, match="no time was left"):
             await servers.post(lambda: b"{}", len, deadline=deadline, retries=3)
         await servers.close()
         return servers
 
-    (one,) = runtime.wait(runtime.submit(work()))._servers
-    assert (one.faults, one.resting, one.busy) == (0, 0.0, 0)
+    (one,) = runtime.wait(runtime.submit(work()))._upstreams
+    assert (one.failures_in_a_row, one.cooldown, one.in_flight) == (0, 0.0, 0)
     assert not server.requests
 
 

@@ -268,7 +268,7 @@ class Held:
 async def _engine_of(embedder: Embedder) -> Any:
     from nemovlm import runtime
 
-    return await runtime.wait_async(runtime.submit(embedder._engine()))
+    return await runtime.wait_async(runtime.submit(embedder._handle.engine()))
 
 
 async def _crowd(address: str, count: int, more: int, held: Held) -> list[httpx.Response]:

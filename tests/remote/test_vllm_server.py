@@ -22,10 +22,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from nemovlm import Embedder, Passage, launcher
-from nemovlm.commands import app
+from nemovlm import Embedder, Passage
+from nemovlm.cli.app import app
 from nemovlm.engines.base import Item
-from nemovlm.engines.encoding import PromptEncoder
 from nemovlm.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -40,13 +39,15 @@ from nemovlm.errors import (
 )
 from nemovlm.images import Encoded, load_image
 from nemovlm.inputs import Embeddable, Truncate, as_passage
-from nemovlm.launcher import CHAT_TEMPLATE, Launch, command_line
 from nemovlm.models.catalogue import DEFAULT_MODEL
 from nemovlm.models.checkpoint import find_checkpoint
-from nemovlm.models.prompts import prompt
+from nemovlm.models.llama_nemotron.prompts import prompt
+from nemovlm.models.prompt_encoder import PromptEncoder
+from nemovlm.server import vllm as launcher
+from nemovlm.server.vllm import CHAT_TEMPLATE, Launch, command_line
 from nemovlm.settings import Settings
 from nemovlm.wire.problems import read_problem
-from nemovlm.wire.vllm_server import conversation_entry, read_tokens, request_body, text_entry, tokens_entry
+from nemovlm.wire.vllm_server import encode_conversation, encode_text, encode_tokens, read_tokens, request_body
 from tests.support.checkpoints import case_image
 from tests.support.fake_vllm import (
     NO_IMAGE,
@@ -481,7 +482,7 @@ def test_errors_of_vllm_are_understood(
     error = problem.error(modality)
     assert type(error) is kind
     assert says in str(error)
-    assert problem.passing == (status in {500, 503})
+    assert problem.retryable == (status in {500, 503})
     if isinstance(error, InputTooLongError):
         assert (error.tokens, error.limit) == (1025, 1024)
 
@@ -507,12 +508,12 @@ def test_a_reply_without_tokens_is_an_error(content: bytes) -> None:
 def test_requests_are_what_vllm_documents() -> None:
     """One kind of entry each, and no field that a server may refuse."""
     rest = {"model": "m", "encoding_format": "base64"}
-    assert json.loads(request_body([text_entry("query: ü"), text_entry("")], "m")) == {
+    assert json.loads(request_body([encode_text("query: ü"), encode_text("")], "m")) == {
         "input": ["query: ü", ""],
         **rest,
     }
-    assert json.loads(request_body([tokens_entry([1, 2])], "m")) == {"input": [[1, 2]], **rest}
-    entry = conversation_entry("role", "passage", "passage: ", Encoded(b"\x89", "image/png"), 'a "text"\0\n')
+    assert json.loads(request_body([encode_tokens([1, 2])], "m")) == {"input": [[1, 2]], **rest}
+    entry = encode_conversation("role", "passage", "passage: ", Encoded(b"\x89", "image/png"), 'a "text"\0\n')
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iQ=="}}
     message = {"role": "document", "content": [picture, {"type": "text", "text": 'a "text"\0\n'}]}
     assert json.loads(request_body([entry, entry], "m")) == {"messages": [[message], [message]], **rest}
@@ -524,13 +525,13 @@ def test_requests_are_what_vllm_documents() -> None:
 def test_a_server_must_be_named() -> None:
     """There is no default address, and floats are all that vLLM sends."""
     with pytest.raises(ConfigurationError, match="pass base_url"):
-        Settings.given(engine="vllm-server")
+        Settings.from_kwargs(engine="vllm-server")
     with pytest.raises(ConfigurationError, match="names no server"):
-        Settings.given(engine="vllm-server", base_url=" ")
+        Settings.from_kwargs(engine="vllm-server", base_url=" ")
     with pytest.raises(ConfigurationError, match="is for NIMs"):
-        Settings.given(engine="vllm-server", base_url="http://x", embedding_type="int8")
+        Settings.from_kwargs(engine="vllm-server", base_url="http://x", embedding_type="int8")
     with pytest.raises(ConfigurationError, match="max_tiles is for a local engine"):
-        Settings.given(engine="vllm-server", base_url="http://x", max_tiles=2)
+        Settings.from_kwargs(engine="vllm-server", base_url="http://x", max_tiles=2)
 
 
 # The command that starts vLLM's server
@@ -539,8 +540,8 @@ LAUNCH = Launch(host="127.0.0.1", port=8000, names=(), api_key=None, flags=(), g
 
 
 def _command(folder: Path, launch: Launch = LAUNCH, device: str = "cpu", **knobs: Any) -> list[str]:
-    checkpoint = find_checkpoint(str(folder)).coarser(knobs.get("max_tiles"))
-    return command_line(checkpoint, folder, Settings.given(**knobs), launch, device)
+    checkpoint = find_checkpoint(str(folder)).with_max_tiles(knobs.get("max_tiles"))
+    return command_line(checkpoint, folder, Settings.from_kwargs(**knobs), launch, device)
 
 
 def test_the_command_pins_what_decides_over_vectors(vl_folder: Path, text_folder: Path) -> None:
@@ -663,7 +664,7 @@ def test_nothing_outlives_the_server(vl_folder: Path, stand_in: Callable[..., No
         threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
 
     before = signal.getsignal(number)
-    settings = Settings.given()
+    settings = Settings.from_kwargs()
     launch = replace(LAUNCH, port=0)
     if number == signal.SIGINT:
         with pytest.raises(KeyboardInterrupt):
@@ -682,7 +683,9 @@ def test_a_server_that_dies_is_told(vl_folder: Path, stand_in: Callable[..., Non
     """With its exit code, and nothing of it is left."""
     stand_in("sys.exit(3)")
     with pytest.raises(EngineError, match=r"could not start \(exit code 3\)"):
-        launcher.serve(find_checkpoint(str(vl_folder)), Settings.given(), replace(LAUNCH, port=0), lambda *_: None)
+        launcher.serve(
+            find_checkpoint(str(vl_folder)), Settings.from_kwargs(), replace(LAUNCH, port=0), lambda *_: None
+        )
     time.sleep(0.2)
     assert not [process for process in _descendants() if "time.sleep(600)" in " ".join(process.cmdline())]
 
@@ -694,7 +697,7 @@ def test_an_address_that_is_taken_is_told_at_once(vl_folder: Path, stand_in: Cal
     with running(FakeVllm(vl_folder, OURS)) as address:
         taken = replace(LAUNCH, port=int(address.rpartition(":")[2]))
         with pytest.raises(ConfigurationError, match="cannot listen on"):
-            launcher.serve(checkpoint, Settings.given(), taken, lambda *_: None)
+            launcher.serve(checkpoint, Settings.from_kwargs(), taken, lambda *_: None)
 
 
 def test_the_key_is_in_the_environment_alone(monkeypatch: pytest.MonkeyPatch, vl_folder: Path) -> None:

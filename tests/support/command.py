@@ -27,7 +27,7 @@ def nemovlm_here(*arguments: object, code: int = 0, cwd: Path | None = None, **e
     """Do the same in this process; an exception that the command does not turn into a message is raised."""
     from typer.testing import CliRunner
 
-    from nemovlm.commands import app
+    from nemovlm.cli.app import app
 
     with chdir(cwd or Path.cwd()):
         done = CliRunner().invoke(app, [*map(str, arguments)], prog_name="nemovlm", env=environment)

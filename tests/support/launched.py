@@ -19,7 +19,7 @@ from tests.support.real_vllm import OPTIONS
 # The command line as people have it; but its chat template can be another.
 _COMMAND = """
 from pathlib import Path
-from nemovlm import launcher
+from nemovlm.server import vllm as launcher
 from nemovlm.cli import main
 launcher.CHAT_TEMPLATE = Path({template!r}) if {template!r} else launcher.CHAT_TEMPLATE
 main()

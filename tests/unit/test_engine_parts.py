@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemovlm.engines.base import finish
-from nemovlm.engines.batching import next_batch
-from nemovlm.engines.fitting import fit
+from nemovlm.chunking import iter_chunks, weigh
+from nemovlm.engines.base import normalize
+from nemovlm.engines.local.batching import next_batch
 from nemovlm.errors import EngineError, InputTooLongError
-from nemovlm.windows import windows
+from nemovlm.models.truncation import truncate_tokens
 
 
 @given(
@@ -50,9 +50,9 @@ def test_fit_never_cuts_the_head(head: int, tail: int, limit: int) -> None:
         item = Item("passage", "text", None, truncate)
         if head + tail > limit and (truncate == "NONE" or head > limit):
             with pytest.raises(InputTooLongError):
-                fit(head, tails, limit, item)
+                truncate_tokens(head, tails, limit, item)
             continue
-        kept = fit(head, tails, limit, item)
+        kept = truncate_tokens(head, tails, limit, item)
         assert head + len(kept) == min(limit, head + tail)
         assert kept == (tails[tail - len(kept) :] if truncate == "START" else tails[: len(kept)])
 
@@ -70,12 +70,12 @@ def test_fit_never_cuts_the_head(head: int, tail: int, limit: int) -> None:
 def test_what_is_no_embedding_is_an_error(raw: np.ndarray, complaint: str) -> None:
     """Zero, non-finite and misshapen answers never come out as vectors."""
     with pytest.raises(EngineError, match=complaint):
-        raise finish(raw, full=4, dimensions=4)  # type: ignore[misc] # it returns the error
+        raise normalize(raw, native=4, dimensions=4)  # type: ignore[misc] # it returns the error
 
 
 def test_a_zero_prefix_of_a_vector_is_an_error() -> None:
     """A slice may be all zeros where the whole vector is not; that is no embedding either."""
-    assert isinstance(finish(np.array([0, 0, 1, 1], np.float32), full=4, dimensions=2), EngineError)
+    assert isinstance(normalize(np.array([0, 0, 1, 1], np.float32), native=4, dimensions=2), EngineError)
 
 
 @settings(max_examples=100)
@@ -84,6 +84,6 @@ def test_a_zero_prefix_of_a_vector_is_an_error() -> None:
 )
 def test_windows_keep_every_item_in_order(items: list[Any]) -> None:
     """Cutting a stream into windows loses, doubles and moves nothing, and no window is empty."""
-    found = list(windows(items))
+    found = list(iter_chunks(items, weigh))
     assert [item for window in found for item in window] == items
     assert all(found)

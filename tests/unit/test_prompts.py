@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nemovlm.inputs import Role
-from nemovlm.models.prompts import neutralise, prompt
+from nemovlm.models.llama_nemotron.prompts import escape_special_tokens, prompt
 
 SPECIAL = ("<image>", "<img>", "</img>", "<IMG_CONTEXT>", "<|begin_of_text|>", "<|eot_id|>", "<|reserved_9|>")
 ANY_SPECIAL = re.compile(r"<image>|</?img>|<IMG_CONTEXT>|<\|[A-Za-z0-9_]+\|>")
@@ -46,7 +46,7 @@ def test_a_prompt_holds_no_token_of_its_text(token: str, image: bool) -> None:
 @pytest.mark.parametrize("token", SPECIAL)
 def test_special_tokens_lose_their_meaning_by_one_space(token: str) -> None:
     """A space behind the bracket is all that changes, as often as the token comes."""
-    assert neutralise(f"a{token}b {token}{token}") == f"a< {token[1:]}b < {token[1:]}< {token[1:]}"
+    assert escape_special_tokens(f"a{token}b {token}{token}") == f"a< {token[1:]}b < {token[1:]}< {token[1:]}"
 
 
 @pytest.mark.parametrize(
@@ -58,28 +58,28 @@ def test_special_tokens_lose_their_meaning_by_one_space(token: str) -> None:
 )
 def test_anything_else_stays_as_it_is(text: str) -> None:
     """What no tokenizer of the family takes for a special token is not touched."""
-    assert neutralise(text) == text
+    assert escape_special_tokens(text) == text
 
 
 @given(TEXTS)
 def test_no_special_token_is_left(text: str) -> None:
     """Whatever a text is made of, no special token can be found in the result."""
-    assert not ANY_SPECIAL.search(neutralise(text))
+    assert not ANY_SPECIAL.search(escape_special_tokens(text))
 
 
 @given(TEXTS)
 def test_neutralising_twice_is_neutralising_once(text: str) -> None:
     """Text that went through twice, as from a client and its server, is embedded alike."""
-    assert neutralise(neutralise(text)) == neutralise(text)
+    assert escape_special_tokens(escape_special_tokens(text)) == escape_special_tokens(text)
 
 
 @given(TEXTS)
 def test_only_spaces_behind_brackets_are_added(text: str) -> None:
     """Without the added spaces the text is the one that came in."""
-    assert neutralise(text).replace("< ", "<") == text.replace("< ", "<")
+    assert escape_special_tokens(text).replace("< ", "<") == text.replace("< ", "<")
 
 
 @given(st.text().filter(lambda text: "<" not in text))
 def test_text_without_brackets_is_untouched(text: str) -> None:
     """No bracket, no change."""
-    assert neutralise(text) == text
+    assert escape_special_tokens(text) == text

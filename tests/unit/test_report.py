@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemovlm.report import snippet
+from nemovlm.cli.report import snippet
 
 
 def test_the_snippet_is_where_the_answer_is() -> None:

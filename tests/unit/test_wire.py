@@ -14,21 +14,23 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from nemovlm.engines.servers import _Server, backoff
+from nemovlm.engines.remote.retry import backoff
+from nemovlm.engines.remote.upstream import Upstream
 from nemovlm.errors import ConfigurationError, InputTooLongError, NemoVLMError, ProtocolError
 from nemovlm.images import Encoded
 from nemovlm.wire.address import parse_address
 from nemovlm.wire.batching import next_request
-from nemovlm.wire.nim import Dialect, Entry, GarbledReplyError, entry, read_models, read_reply, request_body
+from nemovlm.wire.nim import Dialect, NimItem, encode_item, request_body
 from nemovlm.wire.problems import Problem, read_problem
-from nemovlm.wire.quantise import DTYPES, EmbeddingType, dequantise, quantise
-from nemovlm.wire.retry import PASSING, retry_after
+from nemovlm.wire.quantize import DTYPES, EmbeddingType, dequantize, quantize
+from nemovlm.wire.replies import GarbledReplyError, read_models, read_reply
+from nemovlm.wire.retry import RETRYABLE_STATUSES, retry_after
 
 ADDRESS = parse_address("http://127.0.0.1:8000")
 FOREVER = 4_000_000_000
 
 ENTRIES = st.builds(
-    Entry,
+    NimItem,
     st.text(max_size=80).map(lambda text: json.dumps(text).encode()),
     st.just("text"),
     st.sampled_from(["query", "passage"]),
@@ -48,7 +50,7 @@ KEYS = st.text("abcdefghijkXYZ0123456789-_.", min_size=8, max_size=40)
 
 
 @given(waiting=st.dictionaries(st.integers(0, 9999), ENTRIES, min_size=1, max_size=40), data=st.data())
-def test_requests_cover_all_that_waits(waiting: dict[int, Entry], data: st.DataObject) -> None:
+def test_requests_cover_all_that_waits(waiting: dict[int, NimItem], data: st.DataObject) -> None:
     """Each takes the oldest, stays in order and within the limits, and mixes no roles; together they take all once."""
     max_items = data.draw(st.integers(1, 12))
     max_bytes = data.draw(st.integers(1, 400))
@@ -70,7 +72,7 @@ def test_requests_cover_all_that_waits(waiting: dict[int, Entry], data: st.DataO
 def test_a_request_is_as_full_as_it_may_be() -> None:
     """Items of another role in between do not end it; one that is too large for the rest of it does."""
     roles = ["query", "passage", "query", "query", "passage", "query"]
-    waiting = {number: Entry(b'"xxxxxxxx"', "text", role, "NONE") for number, role in enumerate(roles)}
+    waiting = {number: NimItem(b'"xxxxxxxx"', "text", role, "NONE") for number, role in enumerate(roles)}
     size = waiting[0].size
     assert next_request(waiting, 64, 3 * size) == [0, 2, 3]
     assert next_request(waiting, 64, 10**6) == [0, 2, 3, 5]
@@ -79,21 +81,21 @@ def test_a_request_is_as_full_as_it_may_be() -> None:
 
 
 @given(entries=st.lists(ENTRIES, min_size=1, max_size=20))
-def test_sizes_are_those_of_the_request(entries: list[Entry]) -> None:
+def test_sizes_are_those_of_the_request(entries: list[NimItem]) -> None:
     """What items are said to add to a request is what they add, in any language."""
-    around = len(request_body([Entry(b'""', *_kind(entries[0]))], "model", Dialect()))
+    around = len(request_body([NimItem(b'""', *_kind(entries[0]))], "model", Dialect()))
     body = request_body(entries, "model", Dialect())
     assert len(body) <= around + sum(item.size for item in entries)
     assert [json.loads(item.encoded) for item in entries] == json.loads(body)["input"]
 
 
-def _kind(item: Entry) -> tuple[Any, Any, Any]:
+def _kind(item: NimItem) -> tuple[Any, Any, Any]:
     return item.modality, item.input_type, item.truncate
 
 
 def test_a_server_that_knows_little() -> None:
     """Without `input_type` the role goes with the name of the model, and what was given up is not sent."""
-    item = entry("query", "x", None, "NONE", "newline")
+    item = encode_item("query", "x", None, "NONE", "newline")
     little = Dialect(encoding_format=False, modality=False, dimensions=False, input_type=False)
     assert json.loads(request_body([item], "acme/one", little, dimensions=5)) == {
         "model": "acme/one-query",
@@ -104,7 +106,7 @@ def test_a_server_that_knows_little() -> None:
 
 def test_images_are_passages() -> None:
     """A NIM takes no image as a query."""
-    assert entry("query", "text", Encoded(b"x", "image/png"), "NONE", "newline").input_type == "passage"
+    assert encode_item("query", "text", Encoded(b"x", "image/png"), "NONE", "newline").input_type == "passage"
 
 
 # Replies
@@ -180,8 +182,8 @@ def test_a_garbled_reply_is_worth_another_attempt(content: bytes) -> None:
 def test_quantised_vectors_come_back(numbers: list[float], kind: EmbeddingType) -> None:
     """`int8` and `uint8` nearly, `float` exactly, and of packed bits the signs."""
     vector = np.array(numbers, np.float32)
-    packed = quantise(vector, kind)
-    back = dequantise(packed, kind)
+    packed = quantize(vector, kind)
+    back = dequantize(packed, kind)
     assert packed.dtype == DTYPES[kind]
     assert back.dtype == np.float32
     assert back.shape == vector.shape
@@ -195,17 +197,17 @@ def test_quantised_vectors_come_back(numbers: list[float], kind: EmbeddingType) 
         # Rounding moves each component by half of 1/127 of the largest, at the most.
         assert np.abs(back * (np.abs(vector).max() / 127) - vector).max() <= np.abs(vector).max() / 254 * 1.01
         wide = np.random.default_rng(0).standard_normal(2048).astype(np.float32)
-        again = dequantise(quantise(wide, kind), kind)
+        again = dequantize(quantize(wide, kind), kind)
         assert wide @ again / np.linalg.norm(wide) / np.linalg.norm(again) > 0.999
 
 
 def test_bits_are_packed_as_everybody_does() -> None:
     """The first component is the highest bit; `binary` is `ubinary` less 128."""
     vector = np.array([1, -1, -1, -1, -1, -1, -1, -1, 1, 1, 1, 1, 1, 1, 1, 1], np.float32)
-    assert quantise(vector, "ubinary").tolist() == [128, 255]
-    assert quantise(vector, "binary").tolist() == [0, 127]
-    assert quantise(np.array([1, -1, 0.5], np.float32), "int8").tolist() == [127, -127, 64]
-    assert quantise(np.array([1, -1, 0], np.float32), "uint8").tolist() == [255, 1, 128]
+    assert quantize(vector, "ubinary").tolist() == [128, 255]
+    assert quantize(vector, "binary").tolist() == [0, 127]
+    assert quantize(np.array([1, -1, 0.5], np.float32), "int8").tolist() == [127, -127, 64]
+    assert quantize(np.array([1, -1, 0], np.float32), "uint8").tolist() == [255, 1, 128]
 
 
 # What went wrong
@@ -242,8 +244,8 @@ def test_any_reply_is_a_problem(status: int, content: bytes, key: str, before: s
             assert isinstance(error, NemoVLMError)
             assert error.status == status
             assert key not in f"{error} {error!r} {vars(error)}"
-    assert problem.passing == (status in PASSING)
-    assert not (problem.passing and status < 408)
+    assert problem.retryable == (status in RETRYABLE_STATUSES)
+    assert not (problem.retryable and status < 408)
 
 
 @pytest.mark.parametrize(
@@ -433,73 +435,73 @@ def problem(status: int | None, after: float | None = None) -> Problem:
 
 def test_a_busy_server_gets_less_and_then_more_again() -> None:
     """Additive increase, multiplicative decrease: halved once for all that were under way, never below one."""
-    server = _Server(ADDRESS, 8, 8)
+    server = Upstream(ADDRESS, 8, 8)
     sent = time.monotonic()
     for _ in range(8):
-        server.unwell(problem(429), sent)
+        server.record_failure(problem(429), sent)
     assert server.limit == 4
     for expected in (2, 1, 1):
-        server.unwell(problem(503), FOREVER)  # as if sent since
-        server.slowed = 0.0
+        server.record_failure(problem(503), FOREVER)  # as if sent since
+        server.last_backoff_at = 0.0
         assert server.limit == expected
     grown = []
     for _ in range(60):
-        server.well()
+        server.record_success()
         grown.append(server.limit)
     assert grown == sorted(grown)
     assert grown[0] == 2
     assert grown[-1] == 8
     for status in (408, 500, 502, 504, None):
-        server.unwell(problem(status), FOREVER)
+        server.record_failure(problem(status), FOREVER)
     assert server.limit == 8
 
 
 def test_too_many_is_no_fault() -> None:
     """A rate limit never sets a server aside by itself."""
-    server = _Server(ADDRESS, 8, 8)
+    server = Upstream(ADDRESS, 8, 8)
     for _ in range(20):
-        server.unwell(problem(429), FOREVER)
-    assert not server.resting
-    assert server.faults == 0
+        server.record_failure(problem(429), FOREVER)
+    assert not server.cooldown
+    assert server.failures_in_a_row == 0
 
 
 def test_a_server_that_fails_is_set_aside() -> None:
     """At once if it cannot be reached, else after three faults in a row; twice as long each time, up to 30 seconds."""
-    gone, failing = _Server(ADDRESS, 8, 8), _Server(ADDRESS, 8, 8)
-    gone.unwell(problem(None), FOREVER, unreachable=True)
-    assert 0 < gone.resting <= 1
-    broken_off = _Server(ADDRESS, 8, 8)
-    broken_off.unwell(problem(None), FOREVER)
-    assert not broken_off.resting
+    gone, failing = Upstream(ADDRESS, 8, 8), Upstream(ADDRESS, 8, 8)
+    gone.record_failure(problem(None), FOREVER, unreachable=True)
+    assert 0 < gone.cooldown <= 1
+    broken_off = Upstream(ADDRESS, 8, 8)
+    broken_off.record_failure(problem(None), FOREVER)
+    assert not broken_off.cooldown
     for _ in range(2):
-        failing.unwell(problem(500), FOREVER)
-    assert not failing.resting
+        failing.record_failure(problem(500), FOREVER)
+    assert not failing.cooldown
     for longest in (1, 2, 4, 8, 16, 30, 30):
-        failing.unwell(problem(500), FOREVER)
-        assert longest - 1 < failing.resting <= longest
-    failing.well()
-    failing.resting_until = 0.0
-    failing.unwell(problem(500), FOREVER)
-    assert not failing.resting
+        failing.record_failure(problem(500), FOREVER)
+        assert longest - 1 < failing.cooldown <= longest
+    failing.record_success()
+    failing.cooldown_until = 0.0
+    failing.record_failure(problem(500), FOREVER)
+    assert not failing.cooldown
 
 
 def test_connections_that_break_together_are_one_fault() -> None:
     """A server that restarts breaks all requests under way, and is not set aside for longer because they were many."""
-    server = _Server(ADDRESS, 8, 8)
+    server = Upstream(ADDRESS, 8, 8)
     sent = time.monotonic()
     for _ in range(8):
-        server.unwell(problem(None), sent)
-    assert server.faults == 1
-    assert not server.resting
+        server.record_failure(problem(None), sent)
+    assert server.failures_in_a_row == 1
+    assert not server.cooldown
 
 
 def test_a_server_is_left_alone_for_as_long_as_it_asks() -> None:
     """`Retry-After` sets it aside for that long, and a shorter one later shortens nothing."""
-    server = _Server(ADDRESS, 8, 8)
-    server.unwell(problem(503, after=50), FOREVER)
-    server.unwell(problem(429, after=2), FOREVER)
-    server.well()
-    assert 45 < server.resting <= 50
+    server = Upstream(ADDRESS, 8, 8)
+    server.record_failure(problem(503, after=50), FOREVER)
+    server.record_failure(problem(429, after=2), FOREVER)
+    server.record_success()
+    assert 45 < server.cooldown <= 50
 
 
 def test_waits_grow() -> None:

@@ -174,7 +174,7 @@ def test_options_that_cannot_be_given(options: dict, complaint: str, vllm_folder
 
 def test_a_device_that_it_does_not_run_on(vllm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where vLLM has no GPU, or another device than the one wanted, the error says what to do."""
-    from nemovlm.engines import vllm
+    from nemovlm.engines.local import vllm
 
     with pytest.raises(EngineUnavailableError, match="CUDA_VISIBLE_DEVICES"):
         Embedder(vllm_folder, engine="vllm", device="cuda:7").describe()

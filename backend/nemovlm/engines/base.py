@@ -1,34 +1,15 @@
 """What an engine is, and what a proper embedding is. Knows no framework and no model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nemovlm.errors import EngineError, InputError, NemoVLMError
-from nemovlm.images import ImageSource
-from nemovlm.inputs import Modality, Role, Truncate, Vector
-from nemovlm.models.catalogue import ModelCard
-from nemovlm.models.tiling import Tiling
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One input, as engines get it: `image` is as the user gave it, and `text` is empty where there is none."""
-
-    role: Role
-    text: str
-    image: ImageSource | None
-    truncate: Truncate
-
-    @property
-    def modality(self) -> Modality:
-        """What the item consists of."""
-        if self.image is None:
-            return "text"
-        return "text_image" if self.text else "image"
+from nemovlm.errors import EngineError, NemoVLMError
+from nemovlm.inputs import Item, Vector
+from nemovlm.models.checkpoint import Checkpoint
+from nemovlm.settings import Settings
 
 
 class Answer(NamedTuple):
@@ -45,49 +26,61 @@ Outcome: TypeAlias = Answer | NemoVLMError
 """What an engine answers for one item, or the error that concerns this item alone."""
 
 
-class Engine(Protocol):
+class Placement(NamedTuple):
+    """Where and in what an engine computes."""
+
+    device: str
+    """`cpu`, `cuda:0`, a host name."""
+    dtype: str
+    """`float32`, `bfloat16`, `float16`."""
+
+
+class RunningEngine(Protocol):
     """Something that embeds. All coroutines run on the private loop of `nemovlm.runtime`."""
 
-    async def start(self) -> None:
-        """Load or connect. Called once, before anything else; raises if the engine cannot work."""
-
-    async def embed(self, batch: Sequence[Item]) -> list[Outcome]:
+    async def embed(self, batch: Sequence[Item], /) -> list[Outcome]:
         """Answer for every item of `batch`, in its order. One bad item never costs another its vector."""
 
     async def close(self) -> None:
         """Give back memory and connections. The engine is not used again."""
 
-    @property
-    def device(self) -> str:
-        """Where it computes: `cpu`, `cuda:0`, a host name."""
 
-    @property
-    def dtype(self) -> str:
-        """What it computes in: `float32`, `bfloat16`."""
+class Engine(RunningEngine, Protocol):
+    """An engine as it is made."""
 
-
-def require_eyes(card: ModelCard) -> None:
-    """Raise `InputError` if the model of `card` takes no images."""
-    if "image" not in card.modalities:
-        raise InputError(f"{card.id} reads text only; give it a text, or take a model that sees images")
+    async def start(self) -> None:
+        """Load or connect. Called once, before anything else; raises if the engine cannot work."""
 
 
-def eyes_of(card: ModelCard) -> Tiling:
-    """Return how the model of `card` cuts images, for an engine that cuts them itself. Raises `InputError`."""
-    require_eyes(card)
-    assert card.tiling is not None  # noqa: S101 - what sees, and is no server's, sees in tiles
-    return card.tiling
+class EngineClass(Protocol):
+    """What makes an engine, not started yet, and can say beforehand where it would compute."""
+
+    def __call__(self, checkpoint: Checkpoint, settings: Settings) -> Engine:
+        """Make the engine for a model."""
+
+    def placement(self, settings: Settings) -> Placement:
+        """Return where the engine would compute.
+
+        Raises:
+            ConfigurationError: It cannot run here, or not with these settings.
+        """
 
 
-def finish(vector: NDArray[np.float32], *, full: int | None, dimensions: int) -> Vector | EngineError:
-    """Turn a raw vector (full,) into a unit vector (dimensions,), or into the error that it deserves.
+def normalize(vector: NDArray[np.float32], *, native: int | None, dimensions: int) -> Vector | EngineError:
+    """Slice a raw vector (native,) to (dimensions,), and scale that to unit Euclidean length, in float32.
 
-    A remote engine may have cut it to (dimensions,) already; where `full` is None nobody knows how long it is whole.
-    Cutting before scaling is how Matryoshka embeddings
-    are defined (Kusupati et al. 2022, arXiv:2205.13147).
+    Cutting before scaling is how Matryoshka embeddings are defined (Kusupati et al. 2022, arXiv:2205.13147).
+
+    Args:
+        vector: As the engine made it; a remote one may have cut it to (dimensions,) already.
+        native: Numbers in an uncut vector of the model's. None: nobody knows.
+        dimensions: Numbers to keep.
+
+    Returns:
+        The vector, or an `EngineError` for another shape, for zeros, and for NaN or infinity.
     """
-    if vector.ndim != 1 or (vector.size < dimensions if full is None else vector.size not in {full, dimensions}):
-        return EngineError(f"the engine answered with shape {vector.shape} instead of ({full or dimensions},)")
+    if vector.ndim != 1 or (vector.size < dimensions if native is None else vector.size not in {native, dimensions}):
+        return EngineError(f"the engine answered with shape {vector.shape} instead of ({native or dimensions},)")
     wide = vector[:dimensions].astype(np.float64)
     length = float(np.linalg.norm(wide))
     if not np.isfinite(length) or length == 0.0:

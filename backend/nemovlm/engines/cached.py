@@ -1,4 +1,4 @@
-"""An engine that remembers: vectors are kept by all that decides over them, and looked up before they are made.
+"""A caching wrapper around an engine. The key is a SHA-256 of space, role, truncation, modality, text and image bytes.
 
 A cache is any `MutableMapping[str, bytes]`: a dict, a `shelve.Shelf`, or a class of one's own over files or a server.
 It is used from several threads at once.
@@ -14,9 +14,10 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from PIL import Image
 
-from nemovlm.engines.base import Answer, Engine, Item, Outcome
+from nemovlm.engines.base import Answer, Outcome, RunningEngine
 from nemovlm.errors import NemoVLMError
 from nemovlm.images import load_image, read_image
+from nemovlm.inputs import Item
 
 Cache: TypeAlias = MutableMapping[str, bytes]
 
@@ -24,46 +25,33 @@ _log = logging.getLogger("nemovlm")
 
 
 class CachedEngine:
-    """Answers from `cache` what it can, and asks `engine` for the rest. See `nemovlm.engines.base.Engine`.
+    """Answers from `cache` what it can, and asks `engine`, which is running, for the rest.
 
-    `space` is the vector space, which is part of every key; `sizes` are the components that a vector may have. A
-    cache that fails costs time, never an answer.
+    A cache that fails costs time, never an answer.
+
+    Args:
+        engine: What makes the vectors that are missing.
+        cache: Where they are kept.
+        space: The vector space, which is part of every key.
+        dimensions: How many numbers a vector may have; anything else in the cache is no vector of ours.
     """
 
-    def __init__(self, engine: Engine, cache: Cache, space: str, sizes: Collection[int]) -> None:
+    def __init__(self, engine: RunningEngine, cache: Cache, space: str, dimensions: Collection[int]) -> None:
         self._engine = engine
         self._cache = cache
         self._space = space
-        self._sizes = sizes
-
-    @property
-    def device(self) -> str:
-        """Where the engine computes."""
-        return self._engine.device
-
-    @property
-    def dtype(self) -> str:
-        """What the engine computes in."""
-        return self._engine.dtype
-
-    async def start(self) -> None:
-        """Start the engine."""
-        await self._engine.start()
+        self._byte_counts = {4 * dimension for dimension in dimensions}
 
     async def embed(self, batch: Sequence[Item]) -> list[Outcome]:
         """Answer for every item of `batch`, in its order. What comes from the cache counts no tokens."""
-        outcomes: dict[int, Outcome] = {}
-        missing: dict[int, _Missing] = {}
-        for index, found in enumerate(await asyncio.to_thread(lambda: [self._look_up(item) for item in batch])):
-            if isinstance(found, _Missing):
-                missing[index] = found
-            else:
-                outcomes[index] = found
+        found = await asyncio.to_thread(lambda: [self._look_up(item) for item in batch])
+        missing = [entry for entry in found if isinstance(entry, _Missing)]
+        made: list[Outcome] = []
         if missing:
-            made = await self._engine.embed([entry.item for entry in missing.values()])
-            outcomes.update(zip(missing, made, strict=True))
-            await asyncio.to_thread(self._keep, [entry.key for entry in missing.values()], made)
-        return [outcomes[index] for index in range(len(batch))]
+            made = await self._engine.embed([entry.item for entry in missing])
+            await asyncio.to_thread(self._keep, missing, made)
+        answers = iter(made)
+        return [next(answers) if isinstance(entry, _Missing) else entry for entry in found]
 
     async def close(self) -> None:
         """Close the engine. The cache stays: it is its owner's."""
@@ -81,14 +69,14 @@ class CachedEngine:
             return error
         key = self._key(item, content)
         try:
-            if (kept := self._cache.get(key)) is not None and len(kept) in {4 * size for size in self._sizes}:
+            if (kept := self._cache.get(key)) is not None and len(kept) in self._byte_counts:
                 return Answer(np.frombuffer(kept, "<f4"), 0)
         except Exception as error:  # whatever a mapping of somebody else's may raise
             _log.warning("the cache cannot be read: %s", type(error).__name__)
         return _Missing(key, item)
 
-    def _keep(self, keys: Sequence[str], outcomes: Sequence[Outcome]) -> None:
-        for key, outcome in zip(keys, outcomes, strict=True):
+    def _keep(self, entries: Sequence["_Missing"], outcomes: Sequence[Outcome]) -> None:
+        for (key, _), outcome in zip(entries, outcomes, strict=True):
             if isinstance(outcome, NemoVLMError) or not np.isfinite(outcome.vector).all() or not outcome.vector.any():
                 continue
             try:

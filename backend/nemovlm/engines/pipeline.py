@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import count
 from typing import Generic, TypeVar
 
-from nemovlm.engines.base import Item, Outcome
+from nemovlm.engines.base import Outcome
 from nemovlm.errors import EngineError, NemoVLMError
+from nemovlm.inputs import Item
 
 T = TypeVar("T")
 

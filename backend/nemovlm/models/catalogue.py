@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Literal, TypeAlias
 
+from nemovlm.errors import InputError
 from nemovlm.inputs import Modality
 from nemovlm.models.tiling import NEMOTRON_TILING, Tiling
 
@@ -49,6 +50,31 @@ class ModelCard:
     def modalities(self) -> tuple[Modality, ...]:
         """The kinds of input that the model takes."""
         return ("text", "image", "text_image") if self.tiling or not self.architecture else ("text",)
+
+    @property
+    def vision(self) -> bool:
+        """Whether the model takes images."""
+        return "image" in self.modalities
+
+    def require_vision(self) -> None:
+        """Check that the model takes images.
+
+        Raises:
+            InputError: It does not.
+        """
+        if not self.vision:
+            raise InputError(f"{self.id} reads text only; give it a text, or take a model that sees images")
+
+    @property
+    def image_tiling(self) -> Tiling:
+        """How the model cuts images, for an engine that cuts them itself.
+
+        Raises:
+            InputError: The model takes no images.
+        """
+        self.require_vision()
+        assert self.tiling is not None  # noqa: S101 - what sees, and is no server's, sees in tiles
+        return self.tiling
 
     def max_tokens(self, modality: Modality) -> int:
         """Return the most tokens of a prompt, its image tokens included."""

@@ -48,7 +48,7 @@ class Checkpoint:
             return f"{name}@{self.card.revision[:12]}"
         return f"checkpoint@{_digest(self.folder)}" if self.folder else f"{name}@served"
 
-    def coarser(self, max_tiles: int | None) -> "Checkpoint":
+    def with_max_tiles(self, max_tiles: int | None) -> "Checkpoint":
         """Return it with images cut into at most so many tiles, where it cuts images and a number is given."""
         if not (max_tiles and self.card.tiling):
             return self

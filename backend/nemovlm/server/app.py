@@ -22,12 +22,12 @@ from pydantic import SecretStr, ValidationError
 
 from nemovlm import __version__
 from nemovlm.embedder import Embedder
-from nemovlm.engines.base import Answer, Item, Outcome, finish
+from nemovlm.engines.base import Answer, Outcome, normalize
 from nemovlm.errors import EngineError, ImageTooLargeError, InputError, InputTooLongError, NemoVLMError
-from nemovlm.inputs import Role, Vector
+from nemovlm.inputs import Item, Role, Vector
 from nemovlm.server.metrics import Metrics
 from nemovlm.server.schema import EmbeddingRequest
-from nemovlm.wire.quantise import EmbeddingType, quantise
+from nemovlm.wire.quantize import EmbeddingType, quantize
 
 _RETRY_SECONDS = 1
 _SMALL_BODY = 100_000  # bytes that are parsed in less time than a thread takes to start
@@ -87,7 +87,7 @@ class Server:
         await self.embedder.aembed_query("ready?")
         self.ready = True
 
-    def authorise(self, request: Request) -> None:
+    def authorize(self, request: Request) -> None:
         """Raise `Refusal` unless the request has the key."""
         if (key := self.options.api_key) is None:
             return
@@ -126,7 +126,7 @@ class Server:
     def _finished(self, outcome: Outcome, dimensions: int) -> Vector | NemoVLMError:
         if isinstance(outcome, NemoVLMError):
             return outcome
-        result = finish(outcome.vector, full=self.embedder.dimension, dimensions=dimensions)
+        result = normalize(outcome.vector, native=self.embedder.dimension, dimensions=dimensions)
         return InputError(str(result)) if isinstance(result, EngineError) else result
 
     def _admit(self, count: int) -> None:
@@ -275,17 +275,17 @@ def make_app(
 
     @app.post("/v1/embeddings", openapi_extra={"requestBody": schema}, summary="Embed texts and images")
     async def embeddings(request: Request) -> Response:
-        server.authorise(request)
+        server.authorize(request)
         return await server.answer(request)
 
     @app.get("/v1/models", summary="The served models")
     async def models(request: Request) -> Response:
-        server.authorise(request)
+        server.authorize(request)
         return _json(server.models())
 
     @app.get("/v1/metadata", summary="Version, model, engine and vector space")
     async def metadata(request: Request) -> Response:
-        server.authorise(request)
+        server.authorize(request)
         return _json(server.metadata())
 
     @app.get("/v1/health/live", summary="Is the process there")
@@ -306,7 +306,7 @@ def make_app(
 
 
 def _encoded(vector: Vector, kind: EmbeddingType, as_text: bool) -> Any:
-    numbers = quantise(vector, kind)
+    numbers = quantize(vector, kind)
     return base64.b64encode(numbers.tobytes()).decode("ascii") if as_text else numbers
 
 

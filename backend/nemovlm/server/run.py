@@ -6,8 +6,8 @@ import uvicorn
 
 from nemovlm.embedder import Embedder
 from nemovlm.errors import NemoVLMError
-from nemovlm.listening import bound, url
 from nemovlm.server.app import ServerOptions, make_app
+from nemovlm.server.sockets import bind_socket, url
 
 
 def serve(
@@ -32,7 +32,7 @@ def serve(
 
     app = make_app(embedder, options, failed)
     server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=grace, server_header=False, log_level="info"))
-    with bound(host, port) as listener:
+    with bind_socket(host, port) as listener:
         listener.listen()
         announce(url(host, listener))
         server.run([listener])

@@ -11,11 +11,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from nemovlm.engines.base import Item
 from nemovlm.errors import ImageError, ImageTooLargeError, InputError, NemoVLMError
 from nemovlm.images import measure
-from nemovlm.inputs import Modality, Role, Truncate
-from nemovlm.wire.quantise import EmbeddingType
+from nemovlm.inputs import Item, Modality, Role, Truncate
+from nemovlm.wire.quantize import EmbeddingType
 
 _START = "data:image/"
 # A data URL that a string ends with, by itself or in an <img>. `;base64` may be missing: the model card's own example
@@ -85,7 +84,7 @@ def _item(content: str, modality: Modality | None, role: Role | None, truncate: 
         return Item(role, content, None, truncate)
     if role == "query":
         raise InputError("images are supported only with input_type 'passage' or without; a query is a text")
-    text, image = _take_apart(content, hint="" if modality else _AS_TEXT)
+    text, image = _split_text_and_image(content, hint="" if modality else _AS_TEXT)
     if modality == "image" and text:
         raise InputError("modality 'image' takes a data URL alone; for a text with its image set 'text_image'")
     if modality == "text_image" and not text.strip():
@@ -96,7 +95,7 @@ def _item(content: str, modality: Modality | None, role: Role | None, truncate: 
     return Item("passage", text if text.strip() else "", image, truncate)
 
 
-def _take_apart(content: str, hint: str) -> tuple[str, bytes]:
+def _split_text_and_image(content: str, hint: str) -> tuple[str, bytes]:
     """Return the text, without the one blank that joins it to its image, and the bytes of the image."""
     starts = [match.start() for match in re.finditer(r"<img\s+src=['\"]data:image/|data:image/", content)]
     matches = (_IMAGE.fullmatch(content, start) for start in starts)

@@ -22,7 +22,7 @@ from nemovlm.errors import (
     ServerError,
 )
 from nemovlm.inputs import Modality
-from nemovlm.wire.retry import PASSING, retry_after
+from nemovlm.wire.retry import RETRYABLE_STATUSES, retry_after
 
 _EXCERPT = 300  # characters of a server's own words in a message
 _ITEM_FAULTS = frozenset({400, 413, 422})
@@ -75,9 +75,9 @@ class Problem:
     """What was found out since, for the end of a message."""
 
     @property
-    def passing(self) -> bool:
+    def retryable(self) -> bool:
         """Whether the same request may succeed later."""
-        return self.status is None or self.status in PASSING
+        return self.status is None or self.status in RETRYABLE_STATUSES
 
     @property
     def divisible(self) -> bool:
@@ -99,7 +99,7 @@ class Problem:
         elif self.status in _KINDS:
             kind, advice = _KINDS[self.status]
         else:
-            kind, advice = ServerError if self.passing or self.status > 500 else RequestRefusedError, ""
+            kind, advice = ServerError if self.retryable or self.status > 500 else RequestRefusedError, ""
         message = f"{self.server} answered {self.status}{f': {said}' if said else ''}{advice}{self.hint}"
         lengths = next(filter(None, (pattern.search(said) for pattern in _LENGTHS)), None)
         if kind is InputTooLongError and lengths:
@@ -146,7 +146,7 @@ def read_problem(
         server=server,
         status=status,
         request_id=_request_id(headers, body, secrets),
-        retry_after=retry_after(headers) if status in PASSING else None,
+        retry_after=retry_after(headers) if status in RETRYABLE_STATUSES else None,
         items=items,
         refused_field=_refused_field(text) if status in _ITEM_FAULTS and not items else None,
     )

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-PASSING = frozenset({408, 429, 500, 502, 503, 504})
+RETRYABLE_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 """The statuses that may be other ones a moment later."""
 
-TOO_MANY = 429
+TOO_MANY_REQUESTS = 429
 
 MAX_WAIT = 30.0
 """Seconds: the most that is waited between two attempts, unless the server asks for more."""

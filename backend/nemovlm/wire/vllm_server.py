@@ -4,7 +4,6 @@ Source: vLLM 0.32, `entrypoints/pooling/embed/protocol.py` and `entrypoints/serv
 vectors have the shape that NIMs' have, and nothing is sent that a server may refuse.
 """
 
-import base64
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,78 +11,70 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from nemovlm.errors import ProtocolError
 from nemovlm.images import Encoded
-from nemovlm.inputs import Modality, Role
-from nemovlm.wire.nim import read_json
+from nemovlm.inputs import Role
+from nemovlm.wire.items import EncodedItem, data_url, join
+from nemovlm.wire.replies import read_json
 
 Kind: TypeAlias = Literal["text", "tokens", "conversation"]
 """What one request can have only one of."""
 
-Shape: TypeAlias = Literal["role", "system", "user", "spaced user"]
+MessageLayout: TypeAlias = Literal["role", "system", "user", "spaced user"]
 """How a conversation tells a chat template the prefix of its prompt: by the role of its message, in a system message
 before it, or as a text before the image; `spaced` has the space that belongs behind the image in front of the text."""
 
-SHAPES: tuple[Shape, ...] = ("role", "system", "user", "spaced user")
+MESSAGE_LAYOUTS: tuple[MessageLayout, ...] = ("role", "system", "user", "spaced user")
 """From the likeliest on: the templates of vLLM and of this package know roles, and the latter a system message too."""
 
-_COMMA = b", "
 _HOLE = "\0"
 _ROLES: dict[Role, str] = {"query": "query", "passage": "document"}
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One item as it travels: the JSON of a text, of token ids, or of a conversation."""
+class VllmItem(EncodedItem):
+    """The JSON of a text, of token ids, or of a conversation."""
 
-    encoded: bytes
-    modality: Modality
     kind: Kind
 
     @property
     def group(self) -> str:
-        """What a request has once."""
+        """A request has one kind."""
         return self.kind
 
-    @property
-    def size(self) -> int:
-        """How many bytes it adds to a request."""
-        return len(self.encoded) + len(_COMMA)
 
-
-def text_entry(text: str) -> Entry:
+def encode_text(text: str) -> VllmItem:
     """Return a whole prompt without an image, which the server tokenises."""
-    return Entry(json.dumps(text).encode(), "text", "text")
+    return VllmItem(json.dumps(text).encode(), "text", "text")
 
 
-def tokens_entry(ids: Sequence[int]) -> Entry:
+def encode_tokens(ids: Sequence[int]) -> VllmItem:
     """Return a whole prompt without an image as its token ids."""
-    return Entry(json.dumps(list(ids)).encode(), "text", "tokens")
+    return VllmItem(json.dumps(list(ids)).encode(), "text", "tokens")
 
 
-def conversation_entry(shape: Shape, role: Role, prefix: str, image: Encoded, text: str) -> Entry:
-    """Return an image with the text behind it, which may be empty, for a template that knows `shape`."""
-    spaced = f" {text}" if shape == "spaced user" else text
+def encode_conversation(layout: MessageLayout, role: Role, prefix: str, image: Encoded, text: str) -> VllmItem:
+    """Return an image with the text behind it, which may be empty, for a template that knows `layout`."""
+    spaced = f" {text}" if layout == "spaced user" else text
     content = [{"type": "image_url", "image_url": {"url": _HOLE}}, *_texts(spaced)]
-    if shape == "role":
+    if layout == "role":
         messages = [{"role": _ROLES[role], "content": content}]
-    elif shape == "system":
+    elif layout == "system":
         messages = [{"role": "system", "content": _texts(prefix)}, {"role": "user", "content": content}]
     else:
         messages = [{"role": "user", "content": [*_texts(prefix), *content]}]
-    # Base64 needs no escapes: to let a JSON encoder look for them in a page would cost more than all else here.
-    before, behind = json.dumps(messages).encode().split(json.dumps(_HOLE)[1:-1].encode(), 1)
-    url = (b"data:", image.mime_type.encode(), b";base64,", base64.b64encode(image.data))
-    return Entry(b"".join((before, *url, behind)), "text_image" if text else "image", "conversation")
+    before, after = json.dumps(messages).encode().split(json.dumps(_HOLE)[1:-1].encode(), 1)
+    encoded = b"".join((before, data_url(image), after))
+    return VllmItem(encoded, "text_image" if text else "image", "conversation")
 
 
 def _texts(text: str) -> list[dict[str, Any]]:
     return [{"type": "text", "text": text}] if text else []
 
 
-def request_body(entries: Sequence[Entry], model: str) -> bytes:
-    """Return the JSON of a request for `entries`, which are of one kind."""
-    field = b"messages" if entries[0].kind == "conversation" else b"input"
+def request_body(items: Sequence[VllmItem], model: str) -> bytes:
+    """Return the JSON of a request for items of one kind."""
+    field = b"messages" if items[0].kind == "conversation" else b"input"
     rest = json.dumps({"model": model, "encoding_format": "base64"}).encode()[1:]
-    return b"".join([b'{"', field, b'": [', _COMMA.join([entry.encoded for entry in entries]), b"], ", rest])
+    return b"".join([b'{"', field, b'": [', join(items), b"], ", rest])
 
 
 class Tokens(NamedTuple):
@@ -102,14 +93,18 @@ def count_text(text: str, model: str, *, special: bool) -> bytes:
     return json.dumps(asked).encode()
 
 
-def count_conversation(entry: Entry, model: str) -> bytes:
+def count_conversation(item: VllmItem, model: str) -> bytes:
     """Return the JSON that asks for the tokens that the server's template makes of a conversation."""
     asked = {"add_generation_prompt": False, "return_token_strs": True, "model": model}  # as for vectors
-    return b"".join([b'{"messages": ', entry.encoded, b", ", json.dumps(asked).encode()[1:]])
+    return b"".join([b'{"messages": ', item.encoded, b", ", json.dumps(asked).encode()[1:]])
 
 
 def read_tokens(content: bytes) -> Tokens:
-    """Return what a server says of a prompt. Raises `ProtocolError`."""
+    """Return what a server says of a prompt.
+
+    Raises:
+        ProtocolError: It is no list of tokens.
+    """
     match read_json(content):
         case {"tokens": [*ids], "token_strs": [*pieces], "max_model_len": int(limit)} if (
             len(ids) == len(pieces)

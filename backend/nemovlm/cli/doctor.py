@@ -1,0 +1,113 @@
+"""What `nemovlm doctor` finds out about servers: asked for health and models, then made to embed a text and an image.
+
+Knows the questions; knows nothing of how the findings are shown.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, ParamSpec
+
+from PIL import Image, ImageDraw
+
+from nemovlm import runtime
+from nemovlm.embedder import Embedder
+from nemovlm.engines.remote.discovery import ask
+from nemovlm.errors import NemoVLMError
+from nemovlm.inputs import Vector
+from nemovlm.models.catalogue import find_card
+from nemovlm.wire.address import Address
+from nemovlm.wire.replies import read_models
+
+P = ParamSpec("P")
+
+_TEXT = "How many days of leave do I get?"
+_ROUNDS = 5
+_OK, _NOT_FOUND = 200, 404
+_SHOWN_MODELS = 6
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at, what was seen, and whether that is as it should be."""
+
+    name: str
+    seen: str
+    fine: bool = True
+
+
+def examine(embedder: Embedder) -> Iterator[Finding]:
+    """Yield what is found of the servers of a remote `embedder`, one after the other, and of their vectors."""
+    for address in embedder.settings.addresses:
+        yield _attempt(f"{address.host} health", _health, embedder, address)
+        yield _attempt(f"{address.host} models", _models, embedder, address)
+        yield _attempt(f"{address.host} space", _space, embedder, address)
+    yield _attempt("text", _probe, lambda: embedder.embed_query(_TEXT), _ROUNDS)
+    if "image" in embedder.modalities:
+        yield _attempt("image", _probe, lambda: embedder.embed([_page()])[0], 1)
+
+
+def _attempt(name: str, look: Callable[P, tuple[str, bool]], *args: P.args, **kwargs: P.kwargs) -> Finding:
+    try:
+        return Finding(name, *look(*args, **kwargs))
+    except NemoVLMError as error:
+        return Finding(name, str(error), fine=False)
+
+
+def _get(embedder: Embedder, address: Address, route: str) -> tuple[int, bytes]:
+    reply = runtime.wait(runtime.submit(ask(embedder.settings, address, route)))
+    return reply.status_code, reply.content
+
+
+def _health(embedder: Embedder, address: Address) -> tuple[str, bool]:
+    begun = time.perf_counter()
+    status, _ = _get(embedder, address, "/health/ready")
+    if address.hosted or status == 404:
+        return "has no route for it", True
+    seconds = time.perf_counter() - begun
+    return ("ready" if status == _OK else f"not ready ({status})") + f", {1000 * seconds:.0f} ms", status == _OK
+
+
+def _models(embedder: Embedder, address: Address) -> tuple[str, bool]:
+    status, content = _get(embedder, address, "/models")
+    if status != _OK:
+        return f"answered {status}", False
+    names = [model.id for model in read_models(content)]
+    shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    served = embedder.model in names
+    return shown + ("" if served else f"; {embedder.model} is not among them"), served
+
+
+def _probe(embed: Callable[[], Vector], rounds: int) -> tuple[str, bool]:
+    seconds = []
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        vector = embed()
+        seconds.append(time.perf_counter() - begun)
+    return f"{vector.size} components, {1000 * median(seconds):.0f} ms", True
+
+
+def _space(embedder: Embedder, address: Address) -> tuple[str, bool]:
+    """Compare what the server says of itself, as far as it does, and what the catalogue knows of the model."""
+    card = find_card(embedder.model)
+    status, content = _get(embedder, address, "/metadata")
+    said: Any = None
+    with suppress(ValueError):
+        said = json.loads(content) if status == _OK else None
+    if isinstance(said, dict) and isinstance(theirs := said.get("space"), str):
+        same = card is None or theirs.partition(";")[0] == embedder.space.partition(";")[0]
+        return (theirs if same else f"{theirs}, which is not {embedder.space}"), same
+    if card is None:
+        return f"{embedder.model} is not in the catalogue; it has {embedder.dimension} components", True
+    wanted = embedder.settings.dimensions or card.dimension
+    same = embedder.dimension == wanted
+    return f"{embedder.dimension} components, {'as' if same else f'not {wanted} as'} the catalogue says", same
+
+
+def _page() -> Image.Image:
+    page = Image.new("RGB", (612, 792), "white")
+    ImageDraw.Draw(page).text((72, 72), _TEXT, "black")
+    return page

@@ -1,0 +1,1 @@
+"""Engines that send items to servers."""

@@ -1,0 +1,37 @@
+"""Images: any source becomes RGB pixels (`decode`), pixels become a file (`encode`), and the web is asked (`download`).
+
+Knows Pillow; knows nothing of models.
+"""
+
+from nemovlm.images.decode import (
+    MAX_PIXELS,
+    ImageSource,
+    image_in,
+    image_source,
+    image_type,
+    is_data_url,
+    load_image,
+    measure,
+    read_image,
+)
+from nemovlm.images.download import ImageUrl
+from nemovlm.images.encode import Encoded, compact, data_url, encode_jpeg, encode_png, save_png
+
+__all__ = [
+    "MAX_PIXELS",
+    "Encoded",
+    "ImageSource",
+    "ImageUrl",
+    "compact",
+    "data_url",
+    "encode_jpeg",
+    "encode_png",
+    "image_in",
+    "image_source",
+    "image_type",
+    "is_data_url",
+    "load_image",
+    "measure",
+    "read_image",
+    "save_png",
+]

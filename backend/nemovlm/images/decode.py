@@ -1,0 +1,195 @@
+"""Any image source becomes an upright RGB picture, or an `ImageError` that says why not.
+
+Nothing here opens a path or a URL out of a text: a `str` is accepted only if the whole of it is a data URL.
+"""
+
+import base64
+import re
+import warnings
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import numpy as np
+from PIL import Image
+
+from nemovlm.errors import ImageError, ImageTooLargeError
+from nemovlm.images.download import ImageUrl, download
+
+ImageSource: TypeAlias = Image.Image | bytes | Path | str | ImageUrl
+"""A Pillow image, the bytes of an image file, a `Path`, a whole data URL (`data:image/png;base64,...`), or an
+`ImageUrl`, which is fetched."""
+
+MAX_PIXELS = 178_956_970
+"""Twice Pillow's own `Image.MAX_IMAGE_PIXELS`: where Pillow, and vLLM with it, speak of a decompression bomb."""
+
+# Raster formats that Pillow decodes by itself. Left out on purpose: EPS starts Ghostscript.
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF")
+
+# What the EXIF tag Orientation asks for (EXIF 2.32, tag 0x0112).
+ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode `source` to mode RGB: EXIF rotation applied, alpha laid on white, first frame of an animation.
+
+    16-bit greyscale is scaled to 8 bits, not clipped. Raises `ImageError`.
+    """
+    image = source if isinstance(source, Image.Image) else open_image(read_image(source))
+    if image.width * image.height > max_pixels:
+        raise ImageTooLargeError(
+            f"the image has {image.width} x {image.height} pixels, more than the limit of {max_pixels}; shrink it first"
+        )
+    if not image.width or not image.height:
+        raise ImageError("the image has no pixels")
+    try:
+        if getattr(image, "n_frames", 1) > 1:
+            image.seek(0)
+        return _rgb(_upright(image))
+    except Exception as error:  # what decoders raise on damaged data
+        raise ImageError(f"the image is damaged ({_reason(error)}); save it again or leave it out") from error
+
+
+def measure(data: bytes) -> tuple[int, int]:
+    """Return the pixels (width, height) of an image file, without decoding it. Raises `ImageError`."""
+    return open_image(read_image(data)).size
+
+
+def image_type(data: bytes) -> str:
+    """Return the MIME type of an image file, such as `image/png`, without decoding it. Raises `ImageError`."""
+    return Image.MIME[open_image(data).format or ""]
+
+
+def image_source(reference: "ImageSource | BinaryIO") -> ImageSource:
+    """Return what an image argument of a framework stands for, where, unlike in this package, a `str` is a path.
+
+    Takes a path, a `file://` URL, a data URL, bytes, an open binary file (read from its start) or a Pillow image.
+    Raises `ImageError` for an address on the network: nothing is fetched.
+    """
+    if isinstance(reference, str) and not reference.startswith("data:"):
+        scheme, _, rest = reference.partition("://")
+        if not rest:
+            return Path(reference)
+        if scheme == "file":
+            return Path(url2pathname(urlsplit(reference).path))
+        raise ImageError(f"{scheme}:// addresses are not fetched; download the image, or pass a nemovlm.ImageUrl")
+    if isinstance(reference, (str, bytes, Path, Image.Image, ImageUrl)):
+        return reference
+    if not hasattr(reference, "read"):
+        raise ImageError(
+            f"{type(reference).__name__} is no type of image: pass a path, bytes, a data URL or a Pillow image"
+        )
+    try:
+        reference.seek(0)
+        return reference.read()
+    except (OSError, ValueError) as error:  # ValueError: it is closed
+        raise ImageError(f"the open file cannot be read: {error}") from error
+
+
+def read_image(source: bytes | Path | str | ImageUrl) -> bytes:
+    """Return the bytes of an image file, whatever they hold. Raises `ImageError`."""
+    if isinstance(source, Path):
+        try:
+            data = source.read_bytes()
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            text = str(source)  # it may be base64 taken for a path
+            name = text if len(text) <= 300 and image_in(text) is None else f"{text[:40]}..."
+            raise ImageError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from error
+    elif isinstance(source, str):
+        data = _decode_data_url(source)
+    elif isinstance(source, bytes):
+        data = source
+    elif isinstance(source, ImageUrl):
+        data = download(source)
+    else:
+        raise ImageError(f"a {type(source).__name__} is no image: pass a Pillow image, bytes, a Path or a data URL")
+    if not data:
+        raise ImageError(f"{source} is empty (0 bytes)" if isinstance(source, Path) else "the image is empty (0 bytes)")
+    return data
+
+
+_DATA_URL = re.compile(r"data:image/[\w.+-]+(?:;[\w.+=-]+)*;base64,[A-Za-z0-9+/]+={0,2}")
+
+
+def is_data_url(text: str) -> bool:
+    """Return whether the whole of `text` is one data URL of an image in base64."""
+    return _DATA_URL.fullmatch(text) is not None
+
+
+def image_in(text: str) -> bytes | None:
+    """Return the image file that the whole of `text` is, as a data URL or in bare base64, or None if it is no such."""
+    if is_data_url(text):
+        return read_image(text)
+    try:
+        image_type(image := base64.b64decode(text, validate=True))
+    except ValueError:  # no base64, or of something else: ImageError is one as well
+        return None
+    return image
+
+
+def _decode_data_url(url: str) -> bytes:
+    header, comma, payload = url.partition(",")
+    if not (header.startswith("data:image/") and header.endswith(";base64") and comma):
+        raise ImageError(
+            "a str is taken as an image only if all of it is a data URL (data:image/...;base64,...); "
+            "for a file pass a pathlib.Path"
+        )
+    try:
+        return base64.b64decode(payload, validate=True)
+    except ValueError as error:  # binascii.Error is one; a plain one for letters beyond ASCII
+        raise ImageError(f"the data URL is not valid base64 ({error})") from error
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Open an image file without decoding its pixels.
+
+    Raises:
+        ImageError: It is none that can be read.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns at half the size at which it refuses; the limit here is checked by the caller.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(BytesIO(data), formats=_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise ImageTooLargeError(f"the image is too large to be decoded safely ({error})") from error
+    except Exception as error:  # UnidentifiedImageError is an OSError
+        raise ImageError("the bytes are no image that can be read (PNG, JPEG, WebP, TIFF, GIF, BMP)") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Not `ImageOps.exif_transpose`: it writes the EXIF block anew and fails on any odd entry in it."""
+    image.load()  # TIFFs are turned by Pillow itself when they are loaded
+    turn = _TURNS.get(image.getexif().get(ORIENTATION, 1))
+    if turn is None:
+        return image.copy()  # the caller may go on painting on theirs
+    turned = image.transpose(turn)
+    turned.info = dict(image.info)
+    return turned
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits a pixel, under one of several names; convert() would clip it
+        values = np.asarray(image, dtype=np.int64).clip(0, 65535)
+        if isinstance(clear := image.info.get("transparency"), int):
+            values[values == clear] = 65535
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB") if image.mode != "RGB" else image
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,24 @@
+"""Where a server listens: taken before a model is loaded, so that nobody waits for an address that cannot be had."""
+
+import socket
+
+from nemovlm.errors import ConfigurationError
+
+
+def bind_socket(host: str, port: int) -> socket.socket:
+    """Return a socket at `host` and `port`, or at a port that is free for 0. Raises `ConfigurationError`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # TCP by name: asyncio turns Nagle's algorithm off only where it reads that, and each reply would take 40 ms more.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+    return listener
+
+
+def url(host: str, listener: socket.socket) -> str:
+    """Return the address of a server that listens there."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"

@@ -1,0 +1,43 @@
+"""One item as it travels: a piece of JSON, made once, and put into the body of a request as it is."""
+
+import base64
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+
+from nemovlm.images import Encoded
+from nemovlm.inputs import Modality
+
+_COMMA = b", "
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedItem:
+    """What the protocols have in common; each adds what its requests have once."""
+
+    encoded: bytes
+    """A fragment of JSON, in UTF-8."""
+    modality: Modality
+    """What the item consists of."""
+
+    @property
+    def group(self) -> Hashable:
+        """What a request has once: only items that agree in it can share one."""
+        raise NotImplementedError
+
+    @property
+    def size(self) -> int:
+        """How many bytes it adds to a request."""
+        return len(self.encoded) + len(_COMMA)
+
+
+def join(items: Iterable[EncodedItem]) -> bytes:
+    """Return the items as they stand in a JSON array, without its brackets."""
+    return _COMMA.join([item.encoded for item in items])
+
+
+def data_url(image: Encoded) -> bytes:
+    """Return an image as a `data:` URL, to be spliced into a JSON string.
+
+    Base64 needs no escapes: to let a JSON encoder look for them in a page would cost more than all else here.
+    """
+    return b"".join((b"data:", image.mime_type.encode(), b";base64,", base64.b64encode(image.data)))

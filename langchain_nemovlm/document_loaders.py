@@ -1,7 +1,8 @@
-"""PDFs as LangChain documents, one a page: text, and the page's picture for whoever can look at it."""
+"""PDFs as LangChain documents, one a page: text, and the page's image for whoever can look at it."""
 
 import base64
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -12,28 +13,27 @@ from langchain_core.documents import Document
 from langchain_nemovlm.pages import markdown
 from nemovlm.errors import ConfigurationError, PdfError
 from nemovlm.images import encode_png
-from nemovlm.on_error import OnError, check_on_error
-from nemovlm.pdf import Page, iter_pages, local, page_id, pdfs_below, unreadable
+from nemovlm.on_error import OnError, apply_on_error, check_on_error
+from nemovlm.pdf import Page, page_id, pdfs_below, read_pages, require_local_path
 
 
 class NemoVLMPDFParser(BaseBlobParser):
     """Parses a PDF blob into one document a page, lazily: a page is rendered when it is asked for.
 
     Documents have an id that is the same whenever the page is loaded by that path. Metadata are flat scalars: those of
-    the blob;
-    `source`, `file_path` (of a file), `page` (0-based), `page_label`, `total_pages`; `title`, `author`, `subject`,
-    `keywords`, `creator`, `producer`, `creationdate`, `moddate` (ISO 8601), empty where the PDF does not say; `width`
-    and `height` (points), `dpi`, `image_sha256` (of the pixels), `doc_id` (the id again, for `MultiVectorRetriever`);
-    and where there is a picture, `mime_type` and, on disk, `image_path`.
+    the blob; `source`, `file_path` (of a file), `page` (0-based), `page_label`, `total_pages`; `title`, `author`,
+    `subject`, `keywords`, `creator`, `producer`, `creationdate`, `moddate` (ISO 8601), empty where the PDF does not
+    say; `width` and `height` (points), `dpi`, `image_sha256` (of the pixels), `doc_id` (the id again, for
+    `MultiVectorRetriever`); and where there is an image, `mime_type` and, on disk, `image_path`.
 
     Args:
-        content: What goes into `page_content`: the `text` layer; the picture as bare `base64` of a PNG, as LangChain's
-            multimodal recipes hold images; the text and after it the name of the picture, as `markdown`, by which
+        content: What goes into `page_content`: the `text` layer; the image as bare `base64` of a PNG, as LangChain's
+            multimodal recipes hold images; the text and after it the name of the image file, as `markdown`, by which
             `NemoVLMEmbeddings(image_dir=...)` embeds the page; or nothing (`empty`).
         image_dir: Write every page there as a PNG, named by its digest. `markdown` needs it.
         pages: 0-based indexes. Default: all.
         password: For encrypted PDFs.
-        dpi: Resolution of the picture. Default: what fills the tiles of the Nemotron VL models.
+        dpi: Resolution of the image. Default: what fills the tiles of the Nemotron VL models.
         workers: Processes to render in.
         on_error: What to do with a file or page that cannot be read: `"raise"`, `"skip"` it with a warning in the
             log, or call a function with the error.
@@ -57,7 +57,7 @@ class NemoVLMPDFParser(BaseBlobParser):
         if content not in {"text", "base64", "markdown", "empty"}:
             raise ConfigurationError(f"content={content!r} is none of 'text', 'base64', 'markdown' and 'empty'")
         if content == "markdown" and image_dir is None:
-            raise ConfigurationError("content='markdown' names pictures on disk: pass image_dir, where they shall lie")
+            raise ConfigurationError("content='markdown' names images on disk: pass image_dir, the folder for them")
         self.content = content
         self.image_dir = Path(image_dir) if image_dir is not None else None
         self.on_error = on_error
@@ -66,17 +66,22 @@ class NemoVLMPDFParser(BaseBlobParser):
             "password": password,
             "dpi": dpi,
             "workers": workers,
-            "on_error": on_error,
         }
 
     def lazy_parse(self, blob: Blob) -> Iterator[Document]:
-        """Yield one document a page. Raises `PdfError`, and `ImageError` if a picture cannot be written."""
+        """Yield one document a page, rendering each when it is asked for.
+
+        Raises:
+            PdfError: The PDF or a page cannot be read, unless `on_error` says otherwise.
+            ImageError: An image cannot be written.
+        """
         content = _file(blob) or blob.as_bytes()
         # The bytes themselves are all that tells a nameless blob from another.
         name = blob.source or f"sha256:{sha256(blob.as_bytes()).hexdigest()}"
-        with unreadable(self.on_error):
-            for page in iter_pages(content, name=blob.source, **self._options):
-                yield self._document(page, blob, name)
+        with closing(read_pages(content, name=blob.source, **self._options)) as results:
+            for result in results:
+                if page := apply_on_error(result, self.on_error):
+                    yield self._document(page, blob, name)
 
     def _document(self, page: Page, blob: Blob, name: str) -> Document:
         identity = page_id(name, page.index)
@@ -86,10 +91,10 @@ class NemoVLMPDFParser(BaseBlobParser):
             metadata["file_path"] = str(blob.path)
         content = page.text if self.content == "text" else ""
         if self.image_dir:
-            picture = page.save_image(self.image_dir)
-            metadata |= {"mime_type": "image/png", "image_path": str(picture)}
+            file = page.save_image(self.image_dir)
+            metadata |= {"mime_type": "image/png", "image_path": str(file)}
             if self.content == "markdown":
-                content = markdown(page, picture)
+                content = markdown(page, file)
         if self.content == "base64":
             metadata["mime_type"] = "image/png"
             content = base64.b64encode(encode_png(page.image)).decode("ascii")
@@ -104,15 +109,28 @@ def _file(blob: Blob) -> Path | None:
 class NemoVLMPDFLoader(BaseLoader):
     """Loads a PDF, or all PDFs in a folder and below, one document a page; the options are those of `NemoVLMPDFParser`.
 
-    Lazy in async code as well. Raises `ConfigurationError` like the parser, and `PdfError` for an address.
+    Lazy in async code as well.
+
+    Args:
+        file_path: The path of a PDF or of a folder.
+        options: The arguments of `NemoVLMPDFParser`.
+
+    Raises:
+        ConfigurationError: Like `NemoVLMPDFParser`.
+        PdfError: The path is an address.
     """
 
     def __init__(self, file_path: str | Path, **options: Any) -> None:
-        self.file_path = local(file_path)
+        self.file_path = require_local_path(file_path)
         self._parser = NemoVLMPDFParser(**options)
 
     def lazy_load(self) -> Iterator[Document]:
-        """Yield one document a page, rendering each when it is asked for. Raises `nemovlm.errors.PdfError`."""
+        """Yield one document a page, rendering each when it is asked for.
+
+        Raises:
+            PdfError: A PDF or a page cannot be read, unless `on_error` says otherwise; or there is none in the folder.
+            ImageError: An image cannot be written.
+        """
         for path in self._files():
             yield from self._parser.lazy_parse(Blob.from_path(path, mime_type="application/pdf"))
 

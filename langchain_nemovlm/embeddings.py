@@ -38,10 +38,10 @@ class NemoVLMEmbeddings(Adapter, Embeddings):
     model_config = ConfigDict(frozen=True)
 
     image_dir: Path | None = None
-    """The folder in which `NemoVLMPDFLoader(..., content="markdown")` has left pictures: documents that end in the name
+    """The folder in which `NemoVLMPDFLoader(..., content="markdown")` has left images: documents that end in the name
     of one are embedded by it. Nothing outside this folder is opened."""
     page_modality: Modality = "image"
-    """What of those documents is embedded: the picture (`image`), both (`text_image`), or the `text`."""
+    """What of those documents is embedded: the `image`, both (`text_image`), or the `text`."""
 
     @field_validator("cache", mode="before")
     @classmethod
@@ -49,7 +49,11 @@ class NemoVLMEmbeddings(Adapter, Embeddings):
         return ByteStoreCache(cache) if isinstance(cache, BaseStore) else cache
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Embed documents as passages. Raises `InputError`, a ValueError, for anything that is no list of str."""
+        """Embed documents as passages.
+
+        Raises:
+            InputError: It is no list of str, or one cannot be embedded.
+        """
         return self.embed_passages(self._documents(texts))
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
@@ -65,7 +69,7 @@ class NemoVLMEmbeddings(Adapter, Embeddings):
         return _lists([await self._embedder.aembed_query(text)])[0]
 
     def embed_image(self, uris: Sequence[ImageReference]) -> list[list[float]]:
-        """Embed images as passages. The name `uris` is what vector stores with an image door call it."""
+        """Embed images as passages. The name `uris` is what vector stores that embed images call it."""
         return self.embed_passages(_images(uris))
 
     async def aembed_image(self, uris: Sequence[ImageReference]) -> list[list[float]]:
@@ -116,11 +120,7 @@ class NemoVLMEmbeddings(Adapter, Embeddings):
 def _images(references: Sequence[ImageReference]) -> list[Passage | NemoVLMError]:
     if isinstance(references, (str, bytes, Path, Image.Image, ImageUrl)) or hasattr(references, "read"):
         raise InputError(f"pass a list of images, not a single {type(references).__name__}: embed_image([image])")
-    return [passage_or_error(_image, reference) for reference in references]
-
-
-def _image(reference: ImageReference) -> Passage:
-    return Passage(image=image_source(reference))
+    return [passage_or_error(lambda image: Passage(image=image_source(image)), reference) for reference in references]
 
 
 def _lists(vectors: Iterable[Vector]) -> list[list[float]]:

@@ -1,7 +1,7 @@
-"""A page in LangChain: how its picture is named in `page_content`, and how it is found again.
+"""A page in LangChain: how its image is named in `page_content`, and how it is found again.
 
-A store hands nothing but `page_content` to the embeddings. So a page whose picture is to be embedded ends in the name
-of that picture, `![report.pdf page 3](pages/0f3c...e1.png)`, which people, chat windows and models can read too.
+A store hands nothing but `page_content` to the embeddings. So a page whose image is to be embedded ends in the name of
+that image, `![report.pdf page 3](pages/0f3c...e1.png)`, which people, chat windows and models can read too.
 """
 
 import base64
@@ -21,19 +21,19 @@ from nemovlm.inputs import Modality, Passage
 from nemovlm.pdf import Page, iter_pages
 
 _IN_A_LABEL = str.maketrans("[]\n", "() ")
-# The picture's name is a digest, so that nothing else in the folder is ever opened; and what has a scheme is no path.
-_PICTURE = re.compile(r"(?:\A|\n\n)!\[([^\n\]]*)\]\([^\n:]*?([0-9a-f]{64}\.png)\)\Z")
+# The image's name is a digest, so that nothing else in the folder is ever opened; and what has a scheme is no path.
+_IMAGE_AT_THE_END = re.compile(r"(?:\A|\n\n)!\[([^\n\]]*)\]\([^\n:]*?([0-9a-f]{64}\.png)\)\Z")
 
 
-def markdown(page: Page, picture: Path) -> str:
-    """Return the text of a page, and after it the name of its picture as Markdown has it."""
+def markdown(page: Page, file: Path) -> str:
+    """Return the text of a page, and after it the name of its image file as Markdown has it."""
     name = page.name.translate(_IN_A_LABEL)
-    return f"{page.text}\n\n![{name}]({quote(picture.as_posix())})".lstrip()
+    return f"{page.text}\n\n![{name}]({quote(file.as_posix())})".lstrip()
 
 
 def passage_of(content: str, folder: Path, modality: Modality) -> Passage | None:
-    """Return what to embed of a `markdown` page whose picture lies in `folder`, or None for any other text."""
-    if not (match := _PICTURE.search(content)):
+    """Return what to embed of a `markdown` page whose image lies in `folder`, or None for any other text."""
+    if not (match := _IMAGE_AT_THE_END.search(content)):
         return None
     text = content[: match.start()]
     return Passage(
@@ -44,7 +44,7 @@ def passage_of(content: str, folder: Path, modality: Modality) -> Passage | None
 
 
 def page_to_content_block(document: Document, *, password: str | None = None) -> ImageContentBlock:
-    """Return the picture of a page as a content block for a chat message.
+    """Return the image of a page as a content block for a chat message.
 
     It is the file `image_path` of the metadata if there is one, else `page_content` if that is an image in base64, as
     `add_images` of some stores leaves it, and else it is rendered again from `file_path` (or `source`) and `page`.
@@ -54,16 +54,26 @@ def page_to_content_block(document: Document, *, password: str | None = None) ->
         password: For an encrypted PDF that has to be rendered.
 
     Raises:
-        InputError: The document is no page. `ImageError`: its picture cannot be read. `PdfError`: nor can its PDF.
+        InputError: The document is no page.
+        ImageError: Its image cannot be read.
+        PdfError: Its PDF cannot be read.
     """
-    picture = _picture(document, password)
-    return create_image_block(base64=base64.b64encode(picture).decode("ascii"), mime_type=image_type(picture))
+    image = _image_file(document, password)
+    return create_image_block(base64=base64.b64encode(image).decode("ascii"), mime_type=image_type(image))
 
 
 def pages_to_message(question: str, documents: Sequence[Document], *, password: str | None = None) -> HumanMessage:
     """Return a message for a chat model that sees: each page with its name before it, then the question.
 
-    Raises like `page_to_content_block`.
+    Args:
+        question: What is asked about the pages.
+        documents: Pages, as they were loaded or retrieved.
+        password: For encrypted PDFs that have to be rendered.
+
+    Raises:
+        InputError: A document is no page.
+        ImageError: The image of one cannot be read.
+        PdfError: The PDF of one cannot be read.
     """
     blocks: list[ContentBlock] = []
     for document in documents:
@@ -71,7 +81,7 @@ def pages_to_message(question: str, documents: Sequence[Document], *, password: 
     return HumanMessage(content_blocks=[*blocks, create_text_block(question)])
 
 
-def _picture(document: Document, password: str | None) -> bytes:
+def _image_file(document: Document, password: str | None) -> bytes:
     metadata = document.metadata
     if path := metadata.get("image_path"):
         return read_image(Path(path))

@@ -12,7 +12,7 @@ from langchain_nemovlm.pages import pages_to_message
 
 
 class NemoVLMPageRetriever(VectorStoreRetriever):
-    """The retriever of a vector store, which can hand a chat model the pictures of the pages that it finds.
+    """The retriever of a vector store, which can hand a chat model the images of the pages that it finds.
 
     The fields are those of LangChain's `VectorStoreRetriever` (`vectorstore`, `search_type`, `search_kwargs`) and `k`,
     the number of pages, which `search_kwargs` and the call may set as well.
@@ -23,7 +23,10 @@ class NemoVLMPageRetriever(VectorStoreRetriever):
     def as_prompt(self, *, password: str | None = None) -> Runnable[str, list[BaseMessage]]:
         """Return a runnable that makes a prompt of a question: the pages found for it as images, then the question.
 
-        `retriever.as_prompt() | chat_model` answers. It raises like `pages_to_message`.
+        `retriever.as_prompt() | chat_model` answers. Its errors are those of `pages_to_message`.
+
+        Args:
+            password: For encrypted PDFs that have to be rendered.
         """
 
         def prompt(question: str, documents: list[Document]) -> list[BaseMessage]:

@@ -118,7 +118,7 @@ class NemoVLMEmbedding(Adapter, MultiModalEmbedding):
     async def _aget_image_embeddings(self, img_file_paths: Sequence[ImageReference]) -> list[Embedding]:
         return [_list(vector) for vector in await self._embedder.aembed(self._images(img_file_paths))]
 
-    # LlamaIndex's own doors for images know no events, no rate limiter and no end of concurrent calls, and those for
+    # LlamaIndex's own methods for images know no events, no rate limiter and no end of concurrent calls, and those for
     # texts count the items of an error in each batch anew. These do the same for all.
 
     @_dispatcher.span
@@ -158,7 +158,11 @@ class NemoVLMEmbedding(Adapter, MultiModalEmbedding):
         return await self._ain_batches(list(img_file_paths), self._aget_image_embeddings, _image_name, show_progress)
 
     def __call__(self, nodes: Sequence[BaseNode], show_progress: bool = False, **_: Any) -> Sequence[BaseNode]:
-        """Give each node its vector, and return those that got one. Raises like `Embedder.embed`, naming the node."""
+        """Give each node its vector, and return those that got one.
+
+        Raises:
+            NemoVLMError: Like `Embedder.embed`, naming the node, unless `on_error` says otherwise.
+        """
         return _with_vectors(nodes, self._in_batches(list(nodes), self._embed_nodes, _node_name, show_progress))
 
     async def acall(self, nodes: Sequence[BaseNode], show_progress: bool = False, **_: Any) -> Sequence[BaseNode]:
@@ -242,10 +246,7 @@ class NemoVLMEmbedding(Adapter, MultiModalEmbedding):
     # From LlamaIndex's images and nodes to passages
 
     def _images(self, references: Sequence[ImageReference]) -> list[Passage | NemoVLMError]:
-        return [passage_or_error(self._image, reference) for reference in references]
-
-    def _image(self, reference: ImageReference) -> Passage:
-        return Passage(image=self._source(reference))
+        return [passage_or_error(lambda image: Passage(image=self._source(image)), each) for each in references]
 
     def _passage_or_error(self, node: BaseNode) -> Passage | NemoVLMError:
         result = passage_or_error(self._passage, node)
@@ -284,10 +285,9 @@ def _image_of(node: BaseNode) -> ImageReference | None:
 def _decoded(letters: str | bytes) -> bytes:
     """Return the image file that a node holds in base64, which may have line ends in it."""
     try:
-        return base64.b64decode(
-            "".join(letters.split()) if isinstance(letters, str) else b"".join(letters.split()), validate=True
-        )
-    except ValueError as error:  # binascii.Error is one, and so is what letters beyond ASCII raise
+        data = letters.encode() if isinstance(letters, str) else letters
+        return base64.b64decode(b"".join(data.split()), validate=True)
+    except ValueError as error:  # binascii.Error is one, and so is UnicodeEncodeError
         raise ImageError(f"the node's image is not valid base64 ({error})") from error
 
 

@@ -1,7 +1,8 @@
-"""PDFs as LlamaIndex documents or nodes, one a page: the picture, with the text beside it."""
+"""PDFs as LlamaIndex documents or nodes, one a page: the image, with the text beside it."""
 
 import base64
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +26,8 @@ from pydantic import Field
 
 from nemovlm.errors import PdfError
 from nemovlm.images import encode_png
-from nemovlm.pdf import Page, iter_pages, page_id, unreadable
+from nemovlm.on_error import apply_on_error
+from nemovlm.pdf import Page, page_id, read_pages
 
 # Of no use to a model that reads the metadata. `image_sha256` keeps pages apart in LlamaIndex's caches.
 _NOT_FOR_MODELS = (
@@ -42,7 +44,7 @@ class _Page(Document):
 
     @property
     def hash(self) -> str:
-        """Digest of id, text, metadata for models, and picture."""
+        """Digest of id, text, metadata for models, and image."""
         seen = [self.id_, self.get_content(MetadataMode.EMBED), self.get_content(MetadataMode.LLM)]
         if self.image_resource is not None:
             seen.append(self.metadata["image_sha256"])
@@ -56,7 +58,7 @@ class _ImagePage(_Page, ImageDocument):
 class NemoVLMPDFReader(BasePydanticReader):
     """Reads PDFs, one document a page, lazily: a page is rendered when it is asked for.
 
-    A page becomes an `ImageDocument` with picture and text, or with `images=False` a `Document` with its text. Its id
+    A page becomes an `ImageDocument` with image and text, or with `images=False` a `Document` with its text. Its id
     is the same whenever it is read, and its hash for as long as it looks and reads the same. So `refresh_ref_docs`,
     `delete_ref_doc` and the upserts of an `IngestionPipeline` go page by page. (For that, documents name no source: all
     three look for the id of a document's source instead of its own, and find none.)
@@ -66,14 +68,14 @@ class NemoVLMPDFReader(BasePydanticReader):
     """
 
     is_remote: bool = False
-    images: bool = Field(default=True, description="Whether documents carry the picture of the page.")
+    images: bool = Field(default=True, description="Whether documents carry the image of the page.")
     image_dir: Path | None = Field(
         default=None,
-        description="Where pictures are written, as PNGs named by digest. Default: a folder in LlamaIndex's cache.",
+        description="Where images are written, as PNGs named by digest. Default: a folder in LlamaIndex's cache.",
     )
     inline: bool = Field(
         default=False,
-        description="Documents hold the picture itself. LlamaIndex loses that of a document that it stores or caches.",
+        description="Documents hold the image itself. LlamaIndex loses that of a document that it stores or caches.",
     )
     pages: list[int] | None = Field(default=None, description="0-based indexes. Default: all.")
     password: str | None = Field(default=None, exclude=True, repr=False, description="For encrypted PDFs.")
@@ -91,12 +93,16 @@ class NemoVLMPDFReader(BasePydanticReader):
     def lazy_load_data(
         self, file: str | Path, extra_info: dict[str, Any] | None = None, fs: Any = None, **_: Any
     ) -> Iterable[Document]:
-        """Yield one document a page. Raises `nemovlm.errors.PdfError`.
+        """Yield one document a page, rendering each when it is asked for.
 
         Args:
             file: The path of a PDF.
             extra_info: More metadata; it wins over the reader's own.
             fs: An fsspec file system that `file` is on.
+
+        Raises:
+            PdfError: The PDF or a page cannot be read, unless `on_error` says otherwise.
+            ImageError: An image cannot be written.
         """
         for page in self._pages(file, fs):
             facts = self._facts(page, file, extra_info)
@@ -108,7 +114,15 @@ class NemoVLMPDFReader(BasePydanticReader):
         """Return one node a page, chained in order, with the PDF as their source: pages are never split.
 
         `ImageNode`s, or `TextNode`s with `images=False`; `delete_ref_doc(str(file))` takes them all out of an index.
-        Arguments and errors are those of `lazy_load_data`.
+
+        Args:
+            file: The path of a PDF.
+            extra_info: More metadata; it wins over the reader's own.
+            fs: An fsspec file system that `file` is on.
+
+        Raises:
+            PdfError: The PDF or a page cannot be read, unless `on_error` says otherwise.
+            ImageError: An image cannot be written.
         """
         source = RelatedNodeInfo(node_id=str(file), metadata={"file_path": str(file)})
         nodes: list[TextNode] = []
@@ -124,16 +138,22 @@ class NemoVLMPDFReader(BasePydanticReader):
         return nodes
 
     def _pages(self, file: str | Path, fs: Any) -> Iterator[Page]:
-        with unreadable(self.on_error):
-            yield from iter_pages(
-                _read(file, fs) if fs is not None else file,
-                pages=self.pages,
-                password=self.password,
-                dpi=self.dpi,
-                workers=self.workers,
-                on_error=self.on_error,
-                name=str(file),
-            )
+        content = file if fs is None else _read(file, fs)
+        if isinstance(content, PdfError):
+            apply_on_error(content, self.on_error)
+            return
+        results = read_pages(
+            content,
+            pages=self.pages,
+            password=self.password,
+            dpi=self.dpi,
+            workers=self.workers,
+            name=str(file),
+        )
+        with closing(results):
+            for result in results:
+                if page := apply_on_error(result, self.on_error):
+                    yield page
 
     def _facts(self, page: Page, file: str | Path, extra_info: dict[str, Any] | None) -> dict[str, Any]:
         known = {name: value for name, value in page.metadata.items() if value != ""}
@@ -160,20 +180,22 @@ def _base64(page: Page) -> bytes:
     return base64.b64encode(encode_png(page.image))
 
 
-def _read(file: str | Path, fs: Any) -> bytes:
+def _read(file: str | Path, fs: Any) -> bytes | PdfError:
     try:
         with fs.open(str(file), "rb") as remote:
             content: bytes = remote.read()
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise PdfError(f"the file cannot be read: {reason}").at(str(file)) from error
+        reason = error.strerror or type(error).__name__  # not `one_line`: the rest is often nothing but the path again
+        failure = PdfError(f"the file cannot be read: {reason}").at(str(file))
+        failure.__cause__ = error
+        return failure
     return content
 
 
 class NemoVLMPageParser(NodeParser):
     """Makes one node of each page: an `ImageNode` of an `ImageDocument`, a `TextNode` of any other document.
 
-    Other node parsers cut a page with much text in pieces, and embed its picture once for each.
+    Other node parsers cut a page with much text in pieces, and embed its image once for each.
     """
 
     @classmethod

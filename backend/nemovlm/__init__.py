@@ -1,4 +1,4 @@
-"""NVIDIA's multimodal embedding models behind one door: text, page images and both together.
+"""NVIDIA's multimodal embedding models in one interface: text, page images and both together.
 
 Importing this package loads nothing heavy: each name below is fetched on first use, and torch, transformers
 or lancedb only by the part that needs them.

@@ -24,6 +24,7 @@ from nemovlm.errors import EngineError, InputError, NemoVLMError
 from nemovlm.inputs import Embeddable, Item, Modality, Passage, Role, Truncate, Vector, Vectors, as_passage
 from nemovlm.models.catalogue import CATALOGUE
 from nemovlm.models.tiling import Tiling
+from nemovlm.models.vision import Vision
 from nemovlm.on_error import OnError, apply_on_error, check_on_error
 from nemovlm.settings import EngineName, Options, Settings, describe_fields
 
@@ -137,8 +138,13 @@ class Embedder:
 
     @property
     def tiling(self) -> Tiling | None:
-        """How the model cuts images, or None if it reads text only. Blocks like `model`."""
+        """How the model cuts images, or None if it does not. Blocks like `model`."""
         return self._handle.checkpoint.card.tiling
+
+    @property
+    def vision(self) -> Vision | None:
+        """How the model sees images; None if it reads text only, or only its server knows. Blocks like `model`."""
+        return self._handle.checkpoint.card.vision
 
     @property
     def space(self) -> str:
@@ -415,10 +421,9 @@ class Embedder:
                 future.cancel()
 
     async def _embed_chunk(self, chunk: Sequence[_Pair[K]], start: int, role: Role, truncate: Truncate) -> _Results[K]:
-        engine = await self._handle.engine()
         checked = [_check(item, role, truncate) for _, item in chunk]
         good = [item for item in checked if isinstance(item, Item)]
-        answers = await engine.embed(good) if good else []
+        answers = await (await self._handle.engine()).embed(good) if good else []
         if len(answers) != len(good):
             raise EngineError(f"the engine answered for {len(answers)} of {len(good)} items; nothing was kept of them")
         answer = iter(answers)
@@ -444,7 +449,7 @@ class Embedder:
 
 
 if Embedder.__doc__:  # not with `python -OO`
-    Embedder.__doc__ += f"\n\n    The settings:\n{describe_fields(indent=8)}"
+    Embedder.__doc__ = f"{Embedder.__doc__.rstrip()}\n\n    The settings:\n{describe_fields(indent=8)}"
 
 
 def _keyless(items: Iterable[Embeddable | NemoVLMError]) -> Iterator[_Pair[None]]:

@@ -171,3 +171,9 @@ class SpaceMismatchError(PageIndexError):
 
 class IndexStorageError(PageIndexError):
     """The folder of a page index cannot be read or written."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return in one line what an exception of somebody else's says: for a system error the reason, without the path."""
+    said = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return str(said).splitlines()[0][:300]

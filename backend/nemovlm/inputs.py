@@ -14,6 +14,7 @@ from PIL import Image
 
 from nemovlm.errors import InputError
 from nemovlm.images import ImageSource, ImageUrl
+from nemovlm.on_error import OnError as OnError  # noqa: PLC0414 - where it was first published
 
 Role: TypeAlias = Literal["query", "passage"]
 Modality: TypeAlias = Literal["text", "image", "text_image"]

@@ -27,6 +27,9 @@ class Adapter(EmbedderFields):  # noqa: PLW1641 - pydantic makes the hash of a f
 
     `nvidia_base_url`, `nvidia_api_key`, `default_headers`, `verify_ssl` and `async_http_client` are taken as well, as
     NVIDIA's own clients call them.
+
+    Raises:
+        ConfigurationError: A setting is wrong, as in `Embedder`.
     """
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, protected_namespaces=())
@@ -56,7 +59,11 @@ class Adapter(EmbedderFields):  # noqa: PLW1641 - pydantic makes the hash of a f
 
     @property
     def available_models(self) -> list[str]:
-        """The ids of the models that could be asked for. Of a remote engine, the server is asked each time."""
+        """The ids of the models that could be asked for. With a remote engine, this blocks on the server each time.
+
+        Raises:
+            EngineError: The server cannot be asked.
+        """
         return self._embedder.available_models()
 
     @classmethod

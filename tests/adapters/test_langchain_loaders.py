@@ -250,7 +250,7 @@ def test_contents_that_are_none(options: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def rendered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The indexes of the pages that were rendered."""
     indexes: list[int] = []
     page = Renderer.page
@@ -258,18 +258,18 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return indexes
 
 
-async def test_pages_are_rendered_when_they_are_asked_for(pdf: Path, drawn: list[int]) -> None:
+async def test_pages_are_rendered_when_they_are_asked_for(pdf: Path, rendered: list[int]) -> None:
     """Taking one document renders one page, also in async code, and all of them come in the end."""
     sync = NemoVLMPDFLoader(pdf).lazy_load()
-    assert not drawn
+    assert not rendered
     next(sync)
-    assert drawn == [0]
-    drawn.clear()
+    assert rendered == [0]
+    rendered.clear()
     stream = NemoVLMPDFLoader(pdf).alazy_load()
     first = await anext(stream)
-    assert drawn == [0]
+    assert rendered == [0]
     assert texts([first, *[document async for document in stream]]) == [f"number {n}" for n in range(4)]
-    assert drawn == [0, 1, 2, 3]
+    assert rendered == [0, 1, 2, 3]
 
 
 def test_a_half_read_loader_blocks_nobody(pdf: Path) -> None:

@@ -223,21 +223,21 @@ async def test_bad_pages_and_files(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 async def test_pages_are_rendered_when_asked_for(pdf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first document costs one page, and not even that before it is wanted."""
-    drawn: list[int] = []
+    rendered: list[int] = []
     page = Renderer.page
 
     def counted(renderer: Renderer, index: int) -> Any:
-        drawn.append(index)
+        rendered.append(index)
         return page(renderer, index)
 
     monkeypatch.setattr(Renderer, "page", counted)
     for lazy in (Reader().lazy_load_data(pdf), await Reader().alazy_load_data(pdf)):
-        drawn.clear()
+        rendered.clear()
         stream = iter(lazy)
-        assert drawn == []
-        assert numbers([next(stream)]) == drawn == [0]
+        assert rendered == []
+        assert numbers([next(stream)]) == rendered == [0]
         assert numbers(list(stream)) == [1, 2]
-        assert drawn == [0, 1, 2]
+        assert rendered == [0, 1, 2]
 
 
 def test_a_half_read_file_blocks_nobody(pdf: Path) -> None:

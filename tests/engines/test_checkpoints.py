@@ -129,9 +129,9 @@ def test_no_code_of_a_checkpoint_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("claim", "complaint"),
     [
-        ({"dimension": 256}, "makes 128 components; tiny-vl has 256"),
-        ({"tiling": Tiling(tile=64, tokens_per_tile=4)}, "tiles of 64 pixels worth 16 tokens; tiny-vl has 64 and 4"),
-        ({"tiling": Tiling(tile=32, tokens_per_tile=16)}, "tiles of 64 pixels worth 16 tokens; tiny-vl has 32 and 16"),
+        ({"dimension": 256}, "makes vectors of dimension 128; tiny-vl has 256"),
+        ({"vision": Tiling(tile=64, tokens_per_tile=4)}, "tiles of 64 pixels worth 16 tokens; tiny-vl has 64 and 4"),
+        ({"vision": Tiling(tile=32, tokens_per_tile=16)}, "tiles of 64 pixels worth 16 tokens; tiny-vl has 32 and 16"),
     ],
     ids=["dimension", "tokens", "tile"],
 )

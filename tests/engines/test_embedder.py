@@ -164,11 +164,11 @@ def test_many_loops_one_embedder(vl: Embedder) -> None:
 
 def test_many_threads_load_once(vl_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model is loaded on first use, once, whatever the number of threads that ask for it."""
-    from nemovlm.engines.local import transformers
+    from nemovlm.models.llama_nemotron import local
 
     loads = []
-    load = transformers.load_model
-    monkeypatch.setattr(transformers, "load_model", lambda *a, **k: (loads.append(1), load(*a, **k))[1])
+    load = local.load_model
+    monkeypatch.setattr(local, "load_model", lambda *a, **k: (loads.append(1), load(*a, **k))[1])
     embedder = Embedder(vl_folder)
     assert not loads
     with ThreadPoolExecutor(8) as pool:

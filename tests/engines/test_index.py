@@ -16,7 +16,7 @@ from nemovlm.errors import (
     PageIndexError,
     SpaceMismatchError,
 )
-from nemovlm.index import embedder_of, is_index
+from nemovlm.index import is_index
 
 
 def places(hits: list[Hit]) -> set[tuple[str, int]]:
@@ -196,9 +196,9 @@ def test_an_index_knows_its_embedder(
 def test_no_index_there(tmp_path: Path) -> None:
     """Opening what is not there is an error that says so."""
     assert not is_index(tmp_path)
-    for door in (PageIndex, embedder_of):
+    for settings in ({}, {"device": "cpu"}):
         with pytest.raises(ConfigurationError, match="there is no page index in"):
-            door(tmp_path)
+            PageIndex(tmp_path, **settings)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("query", "k"), [("", 5), ("   ", 5), ("x", 0)])

@@ -18,18 +18,9 @@ from nemovlm.errors import ConfigurationError, InputError, InputTooLongError, Ne
 from nemovlm.images import load_image
 from nemovlm.inputs import Vector
 from nemovlm.models.tiling import NEMOTRON_TILING, Tiling
-from nemovlm.parity import (
-    Case,
-    Difference,
-    Parity,
-    _facts,
-    _size,
-    compare,
-    open_engines,
-    parity_set,
-    rank_correlation,
-    same_first,
-)
+from nemovlm.parity import Case, Difference, Parity, compare, open_engines, parity_set
+from nemovlm.parity.cases import image_size
+from nemovlm.parity.comparison import _tiling_and_limits, rank_correlation, same_first
 from nemovlm.server import ServerOptions, make_app
 from tests.support.checkpoints import LLAMA3_SCALING, write_vl_checkpoint
 from tests.support.command import nemovlm_here
@@ -50,7 +41,7 @@ def served_other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def found(vl_folder: Path, served_vl: str, served_other: str) -> Parity:
-    """The local engine, held against itself, a server with the same checkpoint and one with another."""
+    """The local engine, compared with itself, a server with the same checkpoint and one with another."""
     engines = f"transformers,transformers,nim={served_vl},nim={served_other}"
     return compare(open_engines(engines, model=str(vl_folder), served_model_name="tiny-vl"))
 
@@ -81,13 +72,13 @@ def test_no_grid_is_out_of_reach(one: int, other: int, tile: int, data: st.DataO
     """Whatever the tiles, each grid has a size of image that is cut into it."""
     tiling = Tiling(tile=tile, min_tiles=min(one, other), max_tiles=max(one, other))
     grid = data.draw(st.sampled_from(tiling.grids))
-    assert tiling.grid(*_size(tiling, grid)) == grid
+    assert tiling.grid(*image_size(tiling, grid)) == grid
 
 
 @pytest.mark.parametrize("grid", NEMOTRON_TILING.grids, ids=str)
 def test_grids_are_asked_by_images_that_have_to_be_resized(grid: tuple[int, int]) -> None:
     """Wider than the tiles of the published models and less high; and no engine makes them smaller to send them."""
-    width, height = _size(NEMOTRON_TILING, grid)
+    width, height = image_size(NEMOTRON_TILING, grid)
     assert width > 512 * grid[0]
     assert height < 512 * grid[1]
     assert NEMOTRON_TILING.usable_size(width, height) == (width, height)
@@ -127,7 +118,7 @@ def test_the_turned_image_stands_upright_only_if_exif_is_read() -> None:
     assert np.abs(np.asarray(upright.convert("L"), dtype=float) - page).mean() < 3
 
 
-def test_a_model_without_eyes_is_shown_nothing() -> None:
+def test_a_model_without_vision_is_shown_nothing() -> None:
     """Texts only, and those over the limit of texts."""
     cases = parity_set(None, {"text": 100})
     assert not any(case.image for case in cases)
@@ -159,15 +150,18 @@ def test_what_is_asked_follows_the_model(vl_folder: Path, served_vl: str) -> Non
     """Tiles and limits are those of a local engine, wherever it stands, or of the catalogue."""
     local, server = Embedder(vl_folder), Embedder(base_url=served_vl)
     for embedders in ([local, server], [server, local]):
-        tiling, limits = _facts(embedders)
+        tiling, limits = _tiling_and_limits(embedders)
         assert (tiling, limits["text"]) == (local.tiling, 1024)
-    assert _facts([Embedder("nvidia/llama-nemotron-embed-vl-1b-v2", base_url=NOWHERE)]) == (
+    assert _tiling_and_limits([Embedder("nvidia/llama-nemotron-embed-vl-1b-v2", base_url=NOWHERE)]) == (
         NEMOTRON_TILING,
         {"text": 8192, "image": 10240, "text_image": 10240},
     )
-    assert _facts([Embedder("nvidia/llama-3.2-nv-embedqa-1b-v2", base_url=NOWHERE)]) == (None, {"text": 8192})
+    assert _tiling_and_limits([Embedder("nvidia/llama-3.2-nv-embedqa-1b-v2", base_url=NOWHERE)]) == (
+        None,
+        {"text": 8192},
+    )
     with server:
-        assert _facts([server, server]) == (NEMOTRON_TILING, {})
+        assert _tiling_and_limits([server, server]) == (NEMOTRON_TILING, {})
 
 
 # How it is compared
@@ -240,7 +234,7 @@ def test_errors_of_a_case_are_part_of_the_result(vl_folder: Path) -> None:
 
 
 def test_the_same_error_on_both_sides_is_agreement(text_folder: Path) -> None:
-    """Of servers whose model nobody knows, and which does not see, every image is refused twice."""
+    """Of servers whose model nobody knows, and which has no vision, every image is refused twice."""
     with running(make_app(Embedder(text_folder))) as address:
         both = compare(open_engines(f"nim={ready(address)},nim={address}"))
     refused = [difference for difference in both.comparisons[0].differences if difference.error]
@@ -393,7 +387,9 @@ def test_engines_that_make_no_comparison(engines: str, message: str) -> None:
 def test_vectors_of_different_lengths_are_an_error(served_vl: str) -> None:
     """It says who has how many, before anything is computed."""
     embedders = [Embedder("nemovlm/pocket"), Embedder("tiny-vl", base_url=served_vl)]
-    with pytest.raises(ConfigurationError, match=r"^tiny-vl on nim \(127.* 128 components, and nemovlm/pocket .* 2048"):
+    with pytest.raises(
+        ConfigurationError, match=r"^tiny-vl on nim \(127.* dimension 128, and nemovlm/pocket .* dimension 2048"
+    ):
         compare(embedders)
     assert embedders[0].usage.items == 0
 

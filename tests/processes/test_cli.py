@@ -112,12 +112,12 @@ def test_doctor_and_models() -> None:
     for part in ("nemovlm/pocket", "transformers, because", "cpu, computing in float32", "pip install 'nemovlm[vllm]'"):
         assert part in out
     said = dict(re.split(r"  +", line.strip(), maxsplit=1) for line in out.splitlines())
-    assert said["vectors"] == "2048 components"
+    assert said["vectors"] == "dimension 2048"
     assert said["tokens"] == "text 8192, image 10240, text_image 10240"
     known = nemovlm_here("models")[0]
     assert "nvidia/llama-nemotron-embed-vl-1b-v2" in known
     assert known.splitlines()[-4] == "nemovlm/pocket"
-    assert known.splitlines()[-2] == "    2048 components; takes text, image, text_image; Apache-2.0"
+    assert known.splitlines()[-2] == "    dimension 2048; takes text, image, text_image; Apache-2.0"
     assert nemovlm_here("--version")[0].startswith("nemovlm ")
 
 
@@ -130,8 +130,8 @@ def test_doctor_examines_a_server(served_vl: str) -> None:
     assert said[f"{host} space"].endswith(";dimensions=128;tiles=6;prompts=1")
     assert said[f"{host} models"] == "tiny-vl"
     assert said["engine"] == "nim, because a base_url is set"
-    assert re.fullmatch(r"128 components, \d+ ms", said["text"])
-    assert re.fullmatch(r"128 components, \d+ ms", said["image"])
+    assert re.fullmatch(r"dimension 128, \d+ ms", said["text"])
+    assert re.fullmatch(r"dimension 128, \d+ ms", said["image"])
     out = " ".join(nemovlm_here("doctor", "--base-url", served_vl, "--model", "nemovlm/pocket", code=1)[0].split())
     assert "nemovlm/pocket is not among them" in out
     assert "it serves: tiny-vl" in out

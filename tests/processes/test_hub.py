@@ -25,7 +25,7 @@ from dataclasses import replace
 from nemovlm import Embedder
 from nemovlm.models import catalogue, checkpoint
 from nemovlm.models.tiling import Tiling
-row = replace(catalogue.CATALOGUE[0], id="test/tiny", dimension=128, revision={REVISION!r}, tiling=Tiling(64, 16))
+row = replace(catalogue.CATALOGUE[0], id="test/tiny", dimension=128, revision={REVISION!r}, vision=Tiling(64, 16))
 checkpoint.find_card = lambda model: row if model == row.id else None
 embedder = Embedder("test/tiny")
 print(json.dumps([embedder.embed_query("x").tolist(), embedder.space]))

@@ -13,7 +13,7 @@ INDEXING = """
 import sys
 from nemovlm import Embedder, PageIndex
 import nemovlm.index
-nemovlm.index._FLUSH_PAGES = 2
+nemovlm.index.run._FLUSH_PAGES = 2
 index = PageIndex(sys.argv[2], Embedder(sys.argv[1]))
 index.add(sys.argv[3], progress=lambda done, total: print(done, flush=True))
 """

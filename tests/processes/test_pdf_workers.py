@@ -1,4 +1,4 @@
-"""Pages of a PDF drawn in other processes: the same pages in the same order, and nothing is left of them."""
+"""Pages of a PDF rendered in other processes: the same pages in the same order, and nothing is left of them."""
 
 import itertools
 import multiprocessing
@@ -13,7 +13,7 @@ import pytest
 from reportlab.lib.pdfencrypt import StandardEncryption
 
 from nemovlm.errors import PdfError, PdfPageError
-from nemovlm.pdf import Page, iter_pages
+from nemovlm.pdf import Page, iter_pages, read_pages
 from tests.support.books import box, numbered, write
 from tests.support.reading import DAMAGE, QUICK, failure, noted, read_all
 
@@ -115,6 +115,18 @@ def test_a_process_that_dies_is_a_pdf_error(noticed: bool) -> None:
         time.sleep(0.3)  # then it is at handing out more pages that the pool is found dead
     with pytest.raises(PdfError, match="process died"):
         list(stream)
+    assert multiprocessing.active_children() == []
+
+
+def test_a_process_that_dies_is_the_last_value() -> None:
+    """`read_pages` yields the pages before it, and then its error."""
+    stream = read_pages(numbered(100), workers=2, tiling=QUICK)
+    next(stream)
+    for child in multiprocessing.active_children():
+        child.kill()
+    *pages, error = stream
+    assert all(isinstance(page, Page) for page in pages)
+    assert type(error) is PdfError
     assert multiprocessing.active_children() == []
 
 

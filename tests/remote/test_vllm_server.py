@@ -39,12 +39,13 @@ from nemovlm.errors import (
 )
 from nemovlm.images import Encoded, load_image
 from nemovlm.inputs import Embeddable, Truncate, as_passage
+from nemovlm.models import llama_nemotron
 from nemovlm.models.catalogue import DEFAULT_MODEL
 from nemovlm.models.checkpoint import find_checkpoint
 from nemovlm.models.llama_nemotron.prompts import prompt
 from nemovlm.models.prompt_encoder import PromptEncoder
 from nemovlm.server import vllm as launcher
-from nemovlm.server.vllm import CHAT_TEMPLATE, Launch, command_line
+from nemovlm.server.vllm import Launch, command_line
 from nemovlm.settings import Settings
 from nemovlm.wire.problems import read_problem
 from nemovlm.wire.vllm_server import encode_conversation, encode_text, encode_tokens, read_tokens, request_body
@@ -63,7 +64,7 @@ from tests.support.fake_vllm import (
 )
 from tests.support.servers import running
 
-OURS = CHAT_TEMPLATE.read_text()
+OURS = llama_nemotron.chat_template.read_text()
 # What vLLM's example (`nemotron_embed_vl.jinja`) does: the role decides, any other is embedded without a prefix.
 BY_ROLE = (
     "{%- if messages | length > 1 -%}{{ raise_exception('Embedding models should only embed one message at a time') }}"
@@ -108,7 +109,7 @@ def served(*servers: FakeVllm, model: str = "tiny-vl", **knobs: Any) -> Iterator
 
 @lru_cache
 def encoder(folder: Path) -> PromptEncoder:
-    return PromptEncoder(folder, find_checkpoint(str(folder)).card, None)
+    return PromptEncoder(folder, find_checkpoint(str(folder)).card, None, prompt)
 
 
 def right(folder: Path, item: Embeddable, truncate: Truncate = "NONE") -> np.ndarray:
@@ -130,7 +131,7 @@ def test_our_template_makes_the_prompts_of_all_engines(role: Any, name: str, tex
     """By role and, as `/v2/embed` sends it, by a system message: bos, prefix, image and text as `models/prompts.py`."""
     image = {"type": "image_url", "image_url": {"url": "data:,"}}
     texts = [{"type": "text", "text": text}] if text else []
-    prefix, behind = prompt(role, text, image=True)
+    prefix, behind, _ = prompt(role, text, image=True)
     for conversation in (
         [{"role": name, "content": [image, *texts]}],
         [{"role": name, "content": [*texts, image]}],
@@ -539,9 +540,9 @@ def test_a_server_must_be_named() -> None:
 LAUNCH = Launch(host="127.0.0.1", port=8000, names=(), api_key=None, flags=(), grace=10)
 
 
-def _command(folder: Path, launch: Launch = LAUNCH, device: str = "cpu", **knobs: Any) -> list[str]:
-    checkpoint = find_checkpoint(str(folder)).with_max_tiles(knobs.get("max_tiles"))
-    return command_line(checkpoint, folder, Settings.from_kwargs(**knobs), launch, device)
+def _command(folder: Path, launch: Launch = LAUNCH, device: str = "cpu", **settings: Any) -> list[str]:
+    checkpoint = find_checkpoint(str(folder)).with_max_tiles(settings.get("max_tiles"))
+    return command_line(checkpoint, folder, Settings.from_kwargs(**settings), launch, device)
 
 
 def test_the_command_pins_what_decides_over_vectors(vl_folder: Path, text_folder: Path) -> None:
@@ -560,7 +561,7 @@ def test_the_command_pins_what_decides_over_vectors(vl_folder: Path, text_folder
         '--pooler-config {"seq_pooling_type": "MEAN", "use_activation": true}',
         '--limit-mm-per-prompt {"image": 1}',
         '{"dynamic_image_size": true, "min_dynamic_patch": 1, "max_dynamic_patch": 6, "use_thumbnail": true}',
-        f"--chat-template {CHAT_TEMPLATE}",
+        f"--chat-template {llama_nemotron.chat_template}",
         "--allowed-media-domains none.invalid",
         '--media-io-kwargs {"image": {"rgba_background_color": [255, 255, 255]}}',
         "--no-enable-prefix-caching",
@@ -570,12 +571,12 @@ def test_the_command_pins_what_decides_over_vectors(vl_folder: Path, text_folder
     assert "mm" not in "".join(flag for flag in _command(text_folder) if flag.startswith("--"))
     assert f"--served-model-name {vl_folder.name} " in " ".join(_command(vl_folder))
     assert "--dtype bfloat16" in " ".join(_command(vl_folder, device="cuda"))
-    knobs = {
+    settings = {
         "max_tiles": 2,
         "max_tokens": 512,
         "engine_options": {"enforce_eager": True, "gpu_memory_utilization": 0.9},
     }
-    line = " ".join(_command(vl_folder, **knobs))
+    line = " ".join(_command(vl_folder, **settings))
     for part in ('"max_dynamic_patch": 2', "--max-model-len 512", "--enforce-eager", "--gpu-memory-utilization 0.9"):
         assert part in line
 

@@ -19,9 +19,10 @@ from tests.support.real_vllm import OPTIONS
 # The command line as people have it; but its chat template can be another.
 _COMMAND = """
 from pathlib import Path
+from nemovlm.models import llama_nemotron
 from nemovlm.server import vllm as launcher
 from nemovlm.cli import main
-launcher.CHAT_TEMPLATE = Path({template!r}) if {template!r} else launcher.CHAT_TEMPLATE
+llama_nemotron.chat_template = Path({template!r}) if {template!r} else llama_nemotron.chat_template
 main()
 """
 

@@ -11,8 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nemovlm.errors import CheckpointError, ConfigurationError, UnknownModelError
-from nemovlm.models.catalogue import CATALOGUE, DEFAULT_MODEL, POCKET, ModelCard, find_card, nearest
-from nemovlm.models.checkpoint import find_checkpoint, read_json, tiling_of
+from nemovlm.models.card import ModelCard
+from nemovlm.models.catalogue import CATALOGUE, DEFAULT_MODEL, POCKET, find_card, nearest
+from nemovlm.models.checkpoint import find_checkpoint
+from nemovlm.models.files import read_json
+from nemovlm.models.llama_nemotron.layout import tiling_of
 from nemovlm.models.tiling import NEMOTRON_TILING, Tiling
 
 NAMES = [name for card in CATALOGUE for name in (card.id, *card.aliases)]

@@ -30,7 +30,7 @@ from nemovlm.errors import (
     PdfSecurityError,
 )
 from nemovlm.models.tiling import NEMOTRON_TILING, Tiling
-from nemovlm.pdf import Page, count_pages, iter_pages
+from nemovlm.pdf import Page, count_pages, iter_pages, read_pages
 from tests.support.books import A4, box, draw, numbered, write
 from tests.support.reading import DAMAGE, NO_FILE, QUICK, SOUND, failure, noted, read_all
 
@@ -263,6 +263,16 @@ def test_skipped_pages_are_logged(document: bytes, caplog: pytest.LogCaptureFixt
         pages = list(iter_pages(document, pages=[0, 99], tiling=QUICK, on_error="skip"))
     assert [page.index for page in pages] == [0]
     assert "page 100" in caplog.text
+
+
+def test_errors_stay_in_the_stream(document: bytes) -> None:
+    """`read_pages` yields the error of a page in its place, and that of a whole PDF as the only value."""
+    first, error, last = read_pages(document, pages=[0, 99, 2], tiling=QUICK)
+    assert isinstance(first, Page)
+    assert isinstance(error, PdfPageError)
+    assert isinstance(last, Page)
+    assert (first.index, error.page, last.index) == (0, 99, 2)
+    assert [type(result) for result in read_pages(b"no PDF")] == [PdfFormatError]
 
 
 def test_only_the_pages_read_are_rendered(document: bytes) -> None:

@@ -1,4 +1,4 @@
-"""What `nemovlm doctor` finds out about servers: asked for health and models, then made to embed a text and an image.
+"""What `nemovlm doctor` finds out: which extras are installed, and how the servers of an embedder do.
 
 Knows the questions; knows nothing of how the findings are shown.
 """
@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
+from importlib.util import find_spec
 from statistics import median
 from typing import Any, ParamSpec
 
@@ -24,23 +26,46 @@ from nemovlm.wire.replies import read_models
 
 P = ParamSpec("P")
 
+# What each extra brings, by the modules that show it is there.
+_EXTRAS = {
+    "cli": ("typer", "rich", "jinja2"),
+    "local": ("torch", "transformers", "safetensors", "huggingface_hub"),
+    "index": ("lancedb", "pyarrow"),
+    "langchain": ("langchain_core",),
+    "llamaindex": ("llama_index",),
+    "vllm": ("vllm",),
+    "server": ("fastapi", "uvicorn", "orjson", "prometheus_client"),
+}
 _TEXT = "How many days of leave do I get?"
 _ROUNDS = 5
-_OK, _NOT_FOUND = 200, 404
 _SHOWN_MODELS = 6
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at, what was seen, and whether that is as it should be."""
+    """One thing that was looked at, and what was seen."""
 
     name: str
-    seen: str
-    fine: bool = True
+    text: str
+    sound: bool = True
+    """Whether that is as it should be."""
 
 
-def examine(embedder: Embedder) -> Iterator[Finding]:
-    """Yield what is found of the servers of a remote `embedder`, one after the other, and of their vectors."""
+def examine_extras() -> Iterator[Finding]:
+    """Yield for each extra whether it is installed, or which of its modules are missing, which is sound as well."""
+    for extra, modules in _EXTRAS.items():
+        absent = ", ".join(module for module in modules if not find_spec(module))
+        text = f"missing {absent}: pip install 'nemovlm[{extra}]'" if absent else "installed"
+        yield Finding(f"extra {extra}", text)
+
+
+def examine_servers(embedder: Embedder) -> Iterator[Finding]:
+    """Yield what is found of the servers of an embedder, one after the other, and of their vectors.
+
+    Blocks on the servers. Yields nothing for a local engine.
+    """
+    if not embedder.settings.remote:
+        return
     for address in embedder.settings.addresses:
         yield _attempt(f"{address.host} health", _health, embedder, address)
         yield _attempt(f"{address.host} models", _models, embedder, address)
@@ -54,7 +79,7 @@ def _attempt(name: str, look: Callable[P, tuple[str, bool]], *args: P.args, **kw
     try:
         return Finding(name, *look(*args, **kwargs))
     except NemoVLMError as error:
-        return Finding(name, str(error), fine=False)
+        return Finding(name, str(error), sound=False)
 
 
 def _get(embedder: Embedder, address: Address, route: str) -> tuple[int, bytes]:
@@ -65,18 +90,20 @@ def _get(embedder: Embedder, address: Address, route: str) -> tuple[int, bytes]:
 def _health(embedder: Embedder, address: Address) -> tuple[str, bool]:
     begun = time.perf_counter()
     status, _ = _get(embedder, address, "/health/ready")
-    if address.hosted or status == 404:
+    milliseconds = 1000 * (time.perf_counter() - begun)
+    if address.hosted or status == HTTPStatus.NOT_FOUND:
         return "has no route for it", True
-    seconds = time.perf_counter() - begun
-    return ("ready" if status == _OK else f"not ready ({status})") + f", {1000 * seconds:.0f} ms", status == _OK
+    ready = status == HTTPStatus.OK
+    return f"{'ready' if ready else f'not ready ({status})'}, {milliseconds:.0f} ms", ready
 
 
 def _models(embedder: Embedder, address: Address) -> tuple[str, bool]:
     status, content = _get(embedder, address, "/models")
-    if status != _OK:
+    if status != HTTPStatus.OK:
         return f"answered {status}", False
     names = [model.id for model in read_models(content)]
-    shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    more = len(names) - _SHOWN_MODELS
+    shown = ", ".join(names[:_SHOWN_MODELS]) + (f" and {more} more" if more > 0 else "")
     served = embedder.model in names
     return shown + ("" if served else f"; {embedder.model} is not among them"), served
 
@@ -87,7 +114,7 @@ def _probe(embed: Callable[[], Vector], rounds: int) -> tuple[str, bool]:
         begun = time.perf_counter()
         vector = embed()
         seconds.append(time.perf_counter() - begun)
-    return f"{vector.size} components, {1000 * median(seconds):.0f} ms", True
+    return f"dimension {vector.size}, {1000 * median(seconds):.0f} ms", True
 
 
 def _space(embedder: Embedder, address: Address) -> tuple[str, bool]:
@@ -96,15 +123,15 @@ def _space(embedder: Embedder, address: Address) -> tuple[str, bool]:
     status, content = _get(embedder, address, "/metadata")
     said: Any = None
     with suppress(ValueError):
-        said = json.loads(content) if status == _OK else None
+        said = json.loads(content) if status == HTTPStatus.OK else None
     if isinstance(said, dict) and isinstance(theirs := said.get("space"), str):
         same = card is None or theirs.partition(";")[0] == embedder.space.partition(";")[0]
         return (theirs if same else f"{theirs}, which is not {embedder.space}"), same
     if card is None:
-        return f"{embedder.model} is not in the catalogue; it has {embedder.dimension} components", True
+        return f"{embedder.model} is not in the catalogue; it has dimension {embedder.dimension}", True
     wanted = embedder.settings.dimensions or card.dimension
     same = embedder.dimension == wanted
-    return f"{embedder.dimension} components, {'as' if same else f'not {wanted} as'} the catalogue says", same
+    return f"dimension {embedder.dimension}, {'as' if same else f'not {wanted} as'} the catalogue says", same
 
 
 def _page() -> Image.Image:

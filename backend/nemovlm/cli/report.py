@@ -32,7 +32,7 @@ class Answer:
     hits: Sequence["Hit"]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold: all but the thumbnails. `page` is 0-based, as everywhere in the library."""
+        """Return a dict that JSON can hold: all but the thumbnails. `page` is 0-based, as everywhere in the library."""
         hits = [asdict(hit) for hit in self.hits]
         for hit in hits:
             del hit["thumbnail"]
@@ -40,7 +40,7 @@ class Answer:
 
 
 def snippet(text: str, question: str, length: int = 160) -> str:
-    """Return the part of `text`, about `length` characters long, with the most words of `question` in it."""
+    """Return the part of `text`, of at most `length` characters and dots, with the most words of `question` in it."""
     words = {word for word in _WORD.findall(question.lower()) if len(word) > _SHORT_WORD}
     flat = " ".join(text.split())
     starts = [match.start() for match in _WORD.finditer(flat) if match[0].lower() in words] or [0]
@@ -56,7 +56,7 @@ def snippet(text: str, question: str, length: int = 160) -> str:
     return ("… " if start else "") + part
 
 
-def html(answers: Sequence[Answer], *, title: str, subtitle: str) -> str:
+def render_html(answers: Sequence[Answer], *, title: str, subtitle: str) -> str:
     """Return one self-contained HTML page: no scripts, and nothing is loaded from anywhere."""
     environment = Environment(
         loader=PackageLoader("nemovlm.cli", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True

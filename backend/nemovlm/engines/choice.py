@@ -14,7 +14,7 @@ from nemovlm.models.catalogue import DEFAULT_MODEL, POCKET
 from nemovlm.models.checkpoint import Checkpoint
 from nemovlm.settings import EngineName, Settings
 
-# Where each engine lives.
+# The module and class of each engine, imported when it is chosen.
 _ENGINES: dict[EngineName, tuple[str, str]] = {
     "vllm": ("nemovlm.engines.local.vllm", "VllmEngine"),
     "transformers": ("nemovlm.engines.local.transformers", "TransformersEngine"),

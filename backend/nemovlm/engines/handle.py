@@ -13,6 +13,7 @@ from nemovlm.errors import ConfigurationError, ModelNotServedError, NemoVLMError
 from nemovlm.inputs import Item
 from nemovlm.models.catalogue import DEFAULT_MODEL
 from nemovlm.models.checkpoint import Checkpoint, find_checkpoint
+from nemovlm.models.families import family_of
 from nemovlm.settings import Settings
 
 
@@ -92,9 +93,12 @@ class EngineHandle:
     def space(self) -> str:
         """The fingerprint of the vector space. Blocks like `checkpoint` and `dimension`."""
         checkpoint, kind = self.checkpoint, self.settings.embedding_type
-        tiles = f";tiles={checkpoint.card.tiling.max_tiles}" if checkpoint.card.tiling else ""
-        exactness = "" if kind == "float" else f";{kind}"
-        return f"{checkpoint.identity};dimensions={self.dimension}{tiles};prompts=1{exactness}"
+        vision, prompts = checkpoint.card.vision, family_of(checkpoint.card.architecture).prompt_version
+        parts = [checkpoint.identity, f"dimensions={self.dimension}"]
+        parts += [vision.fingerprint] if vision else []
+        parts += [f"prompts={prompts}"]
+        parts += [kind] if kind != "float" else []
+        return ";".join(parts)
 
     async def engine(self) -> RunningEngine:
         """Return the running engine, starting it on first use.

@@ -1,4 +1,4 @@
-"""Any image source becomes an upright RGB picture, or an `ImageError` that says why not.
+"""Any image source becomes an upright RGB image, or an `ImageError` that says why not.
 
 Nothing here opens a path or a URL out of a text: a `str` is accepted only if the whole of it is a data URL.
 """
@@ -15,7 +15,7 @@ from urllib.request import url2pathname
 import numpy as np
 from PIL import Image
 
-from nemovlm.errors import ImageError, ImageTooLargeError
+from nemovlm.errors import ImageError, ImageTooLargeError, one_line
 from nemovlm.images.download import ImageUrl, download
 
 ImageSource: TypeAlias = Image.Image | bytes | Path | str | ImageUrl
@@ -44,7 +44,16 @@ _TURNS = {
 def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode `source` to mode RGB: EXIF rotation applied, alpha laid on white, first frame of an animation.
 
-    16-bit greyscale is scaled to 8 bits, not clipped. Raises `ImageError`.
+    16-bit grayscale is scaled to 8 bits, not clipped. Blocks: an `ImageUrl` is fetched, a path read. What is returned
+    is a copy, even of a Pillow image that is RGB already.
+
+    Args:
+        source: The image.
+        max_pixels: The most pixels, width times height, that are decoded.
+
+    Raises:
+        ImageTooLargeError: It has more pixels.
+        ImageError: It cannot be read, fetched or decoded.
     """
     image = source if isinstance(source, Image.Image) else open_image(read_image(source))
     if image.width * image.height > max_pixels:
@@ -58,24 +67,38 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
             image.seek(0)
         return _rgb(_upright(image))
     except Exception as error:  # what decoders raise on damaged data
-        raise ImageError(f"the image is damaged ({_reason(error)}); save it again or leave it out") from error
+        raise ImageError(f"the image is damaged ({one_line(error)}); save it again or leave it out") from error
 
 
 def measure(data: bytes) -> tuple[int, int]:
-    """Return the pixels (width, height) of an image file, without decoding it. Raises `ImageError`."""
+    """Return the pixels (width, height) of an image file, given its bytes, without decoding it.
+
+    Raises:
+        ImageError: It is none that can be read.
+    """
     return open_image(read_image(data)).size
 
 
 def image_type(data: bytes) -> str:
-    """Return the MIME type of an image file, such as `image/png`, without decoding it. Raises `ImageError`."""
+    """Return the MIME type of an image file, such as `image/png`, given its bytes, without decoding it.
+
+    Raises:
+        ImageError: It is none that can be read.
+    """
     return Image.MIME[open_image(data).format or ""]
 
 
 def image_source(reference: "ImageSource | BinaryIO") -> ImageSource:
     """Return what an image argument of a framework stands for, where, unlike in this package, a `str` is a path.
 
-    Takes a path, a `file://` URL, a data URL, bytes, an open binary file (read from its start) or a Pillow image.
-    Raises `ImageError` for an address on the network: nothing is fetched.
+    Nothing is fetched, and nothing is read but an open file.
+
+    Args:
+        reference: A path, a `file://` URL, a data URL, bytes, an open binary file (read from its start), a Pillow image
+            or an `ImageUrl`.
+
+    Raises:
+        ImageError: It is an address on the network, a file that cannot be read, or of another type.
     """
     if isinstance(reference, str) and not reference.startswith("data:"):
         scheme, _, rest = reference.partition("://")
@@ -94,18 +117,22 @@ def image_source(reference: "ImageSource | BinaryIO") -> ImageSource:
         reference.seek(0)
         return reference.read()
     except (OSError, ValueError) as error:  # ValueError: it is closed
-        raise ImageError(f"the open file cannot be read: {error}") from error
+        raise ImageError(f"the open file cannot be read: {one_line(error)}") from error
 
 
 def read_image(source: bytes | Path | str | ImageUrl) -> bytes:
-    """Return the bytes of an image file, whatever they hold. Raises `ImageError`."""
+    """Return the bytes of an image file, whatever they hold. Blocks: an `ImageUrl` is fetched, a path read.
+
+    Raises:
+        ImageError: They cannot be read or fetched, or there are none.
+    """
     if isinstance(source, Path):
         try:
             data = source.read_bytes()
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             text = str(source)  # it may be base64 taken for a path
             name = text if len(text) <= 300 and image_in(text) is None else f"{text[:40]}..."
-            raise ImageError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from error
+            raise ImageError(f"cannot read {name}: {one_line(error)}") from error
     elif isinstance(source, str):
         data = _decode_data_url(source)
     elif isinstance(source, bytes):
@@ -128,7 +155,11 @@ def is_data_url(text: str) -> bool:
 
 
 def image_in(text: str) -> bytes | None:
-    """Return the image file that the whole of `text` is, as a data URL or in bare base64, or None if it is no such."""
+    """Return the image file that the whole of `text` is, as a data URL or in bare base64, or None if it is no such.
+
+    Raises:
+        ImageError: It is a data URL whose base64 is not valid.
+    """
     if is_data_url(text):
         return read_image(text)
     try:
@@ -189,7 +220,3 @@ def _rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB") if image.mode != "RGB" else image
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__

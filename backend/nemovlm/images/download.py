@@ -1,5 +1,6 @@
-"""Pictures on the web, for whoever asks for one by name: `ImageUrl`. Nothing else in this package fetches an address
-that came with the data.
+"""Images on the web, for whoever asks for one by name: `ImageUrl`.
+
+Nothing else in this package fetches an address that came with the data.
 """
 
 from dataclasses import dataclass
@@ -8,9 +9,9 @@ from urllib.parse import urlsplit
 from nemovlm.errors import ImageError
 
 MAX_BYTES = 25_000_000
-"""Of a picture: what the model card of llama-3.2-nemoretriever-1b-vlm-embed-v1 allows."""
+"""Of an image file: what the model card of llama-3.2-nemoretriever-1b-vlm-embed-v1 allows."""
 
-_SECONDS = 30.0
+_TIMEOUT = 30.0  # seconds to connect, and between two parts of a reply
 _REDIRECTS = 5
 
 
@@ -19,6 +20,9 @@ class ImageUrl:
     """An image at an `http://` or `https://` address, to be fetched when it is embedded.
 
     A plain `str` is never fetched: who wraps an address in this asks for it, and answers for where it leads.
+
+    Raises:
+        ImageError: It is no such address.
     """
 
     url: str
@@ -29,14 +33,18 @@ class ImageUrl:
 
 
 def download(source: ImageUrl) -> bytes:
-    """Return the file behind an address, of `MAX_BYTES` at the most. Raises `ImageError`."""
+    """Fetch the file behind an address, of `MAX_BYTES` at the most. Blocks.
+
+    Raises:
+        ImageError: It cannot be fetched, or is larger.
+    """
     import httpx
 
     shown = source.url.partition("?")[0][:200]  # what follows may be a signature
     data = bytearray()
     try:
         with (
-            httpx.Client(timeout=_SECONDS, follow_redirects=True, max_redirects=_REDIRECTS) as client,
+            httpx.Client(timeout=_TIMEOUT, follow_redirects=True, max_redirects=_REDIRECTS) as client,
             client.stream("GET", source.url) as reply,
         ):
             if not reply.is_success:

@@ -1,4 +1,4 @@
-"""An RGB picture becomes the bytes of an image file: for a server, for a folder, for a thumbnail."""
+"""An RGB image becomes the bytes of an image file: for a server, for a folder, for a thumbnail."""
 
 import base64
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from PIL import Image, ImageChops
 
-from nemovlm.errors import ImageError
+from nemovlm.errors import ImageError, one_line
 from nemovlm.images.decode import ORIENTATION, ImageSource, load_image, open_image, read_image
 
 # Level 3 makes smaller files of pages than the default 6, in half the time.
@@ -34,7 +34,11 @@ def encode_png(image: Image.Image) -> bytes:
 
 
 def save_png(image: Image.Image, path: Path) -> None:
-    """Write `image` as a PNG, and folders for it, unless the file is there: then it is whole. Raises `ImageError`."""
+    """Write `image` as a PNG, and folders for it, unless the file is there: then it is whole.
+
+    Raises:
+        ImageError: The file cannot be written.
+    """
     part = path.with_name(f"{path.name}.{uuid4().hex}.part")
     try:
         if path.exists():
@@ -45,8 +49,7 @@ def save_png(image: Image.Image, path: Path) -> None:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         with suppress(OSError, ValueError):
             part.unlink()
-        reason = getattr(error, "strerror", None) or error
-        raise ImageError(f"the picture cannot be written to {path}: {reason}") from error
+        raise ImageError(f"the image cannot be written to {path}: {one_line(error)}") from error
 
 
 class Encoded(NamedTuple):
@@ -57,11 +60,19 @@ class Encoded(NamedTuple):
 
 
 def compact(source: ImageSource, usable: Callable[[int, int], tuple[int, int]], max_bytes: int) -> Encoded:
-    """Return `source` as a file of `max_bytes` at the most, and of no more pixels than `usable(width, height)` says.
+    """Return `source` as a file that is small enough to be sent, of no more pixels than are of use.
 
     A PNG or JPEG file that fits already, and shows the same to every decoder, is passed on as it is. Anything else
-    becomes a PNG, in shades of grey if it has no others, or a JPEG where a PNG would be over `max_bytes`. Raises
-    `ImageError`.
+    becomes a PNG, in shades of gray if it has no others, or a JPEG where a PNG would be too large. Blocks: an
+    `ImageUrl` is fetched, a path read.
+
+    Args:
+        source: The image.
+        usable: (width, height) in pixels -> the (width, height) that is enough.
+        max_bytes: The most bytes of the file.
+
+    Raises:
+        ImageError: The image cannot be read or fetched, or does not fit.
     """
     if not isinstance(source, Image.Image):
         source = read_image(source)
@@ -95,7 +106,7 @@ _FILE_ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
 
 
 def _plain_file(data: bytes, usable: Callable[[int, int], tuple[int, int]], max_bytes: int) -> Encoded | None:
-    """Return a file that needs no work, without decoding it: upright, opaque, 8 bits, one frame, not cut off."""
+    """Return a file that can be sent as it is: upright, opaque, 8 bits, one frame, not cut off. Decodes nothing."""
     image = open_image(data)
     kind = image.format or ""
     plain = (

@@ -1,4 +1,4 @@
-"""The table behind a page index: rows of pages with their vectors, in a folder. The only file that touches LanceDB.
+"""The table of a page index: rows of pages with their vectors, in a folder. The only file that touches LanceDB.
 
 Knows nothing of PDFs or embedders. Every write is one atomic version of the table, so a process that is killed
 leaves a table that is whole.
@@ -39,7 +39,7 @@ _CACHE_BYTES = 16 * 2**20
 
 
 class PageStore:
-    """An open table. `meta` is what was said when it was made; it never changes.
+    """An open table. All methods raise `IndexStorageError` where the folder cannot be read or written.
 
     Columns: `id` (document and page), `document` (path), `document_sha256`, `page` (0-based), `label`, `total`,
     `width` and `height` (points), `text`, `modality`, `content` (digest of what was embedded), `thumbnail`
@@ -50,6 +50,7 @@ class PageStore:
         self._folder = folder
         self._table = table
         self.meta: Mapping[str, Any] = json.loads((table.schema.metadata or {}).get(_META, b"{}"))
+        """What was said when the table was made; it never changes."""
 
     @staticmethod
     def exists(folder: Path) -> bool:
@@ -58,7 +59,11 @@ class PageStore:
 
     @classmethod
     def open(cls, folder: Path) -> Self | None:
-        """Open the table in `folder`; None if there is none. Raises `IndexStorageError`."""
+        """Open the table in `folder`; None if there is none.
+
+        Raises:
+            IndexStorageError: The folder cannot be read, or holds something else.
+        """
         if not cls.exists(folder):
             return None
         with _storage(folder):
@@ -66,7 +71,11 @@ class PageStore:
 
     @classmethod
     def create(cls, folder: Path, dimension: int, meta: Mapping[str, Any]) -> Self:
-        """Make an empty table. Raises `IndexStorageError`."""
+        """Make an empty table for vectors (dimension,).
+
+        Raises:
+            IndexStorageError: The folder cannot be written.
+        """
         key = pa.field("id", pa.string(), nullable=False, metadata=_PRIMARY_KEY)
         fields = {
             "document": pa.string(),

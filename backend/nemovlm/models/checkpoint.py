@@ -1,33 +1,20 @@
-"""Where a checkpoint is and what its files say. Knows file layouts; knows no torch module.
+"""Where a checkpoint is, and what tells it from others. Knows files; knows no layout and no torch module.
 
-Two layouts are read, as published: `LlamaNemotronVLModel` (vision and text) and `LlamaBidirectionalModel` (text).
 Nothing but JSON and safetensors is ever fetched or opened, so no code from the hub can run.
 """
 
 import hashlib
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, get_args
 
-from nemovlm.errors import CheckpointError, ConfigurationError, MissingExtraError, UnknownModelError
-from nemovlm.models.catalogue import (
-    CATALOGUE,
-    MAX_TEXT_TOKENS,
-    MAX_TOKENS_WITH_IMAGE,
-    Architecture,
-    ModelCard,
-    find_card,
-    nearest,
-)
-from nemovlm.models.tiling import Tiling
-
-_WEIGHTS = "model.safetensors"
-_WEIGHTS_INDEX = "model.safetensors.index.json"
+from nemovlm.errors import CheckpointError, ConfigurationError, MissingExtraError, UnknownModelError, one_line
+from nemovlm.models.card import ModelCard
+from nemovlm.models.catalogue import CATALOGUE, find_card, nearest
+from nemovlm.models.families import architecture_of, family_of
+from nemovlm.models.files import read_json, weight_files
+from nemovlm.models.llama_nemotron.cards import MAX_TEXT_TOKENS, MAX_TOKENS_WITH_IMAGE
 
 
 @dataclass(frozen=True)
@@ -52,12 +39,14 @@ class Checkpoint:
         """Return it with images cut into at most so many tiles, where it cuts images and a number is given."""
         if not (max_tiles and self.card.tiling):
             return self
-        return replace(self, card=replace(self.card, tiling=replace(self.card.tiling, max_tiles=max_tiles)))
+        return replace(self, card=replace(self.card, vision=replace(self.card.tiling, max_tiles=max_tiles)))
 
     def fetch(self) -> Path:
         """Return the folder, downloading it from the hub at the card's revision if need be.
 
-        Raises `CheckpointError` if the hub cannot be reached or does not give the files out.
+        Raises:
+            CheckpointError: The hub cannot be reached, or does not give the files out.
+            MissingExtraError: The hub's client is not installed.
         """
         if self.folder is not None:
             return self.folder
@@ -72,7 +61,7 @@ class Checkpoint:
             )
         except Exception as error:  # the hub client has no common base for what the network may do
             raise CheckpointError(
-                f"{self.card.id} at revision {self.card.revision} could not be downloaded ({_first_line(error)}); "
+                f"{self.card.id} at revision {self.card.revision} could not be downloaded ({one_line(error)}); "
                 "check the network and, for a gated model, HF_TOKEN, or pass the folder of a copy"
             ) from error
 
@@ -80,11 +69,16 @@ class Checkpoint:
 def find_checkpoint(model: str, revision: str | None = None, *, served: bool = False) -> Checkpoint:
     """Return the checkpoint that a model id or a folder names, without network and without loading anything.
 
-    `served` says that a server has the weights: then any id will do, no revision is needed, the server is asked for
-    the very name that was given, and a folder is one only if it is given as an absolute path or begins with a dot.
+    Args:
+        model: An id of the catalogue, or a folder.
+        revision: The commit of the hub repository. Default: the one that the catalogue pins.
+        served: Whether a server has the weights: then any id will do, no revision is needed, the server is asked for
+            the very name that was given, and a folder is one only if it is an absolute path or begins with a dot.
 
-    Raises `UnknownModelError` (with the nearest known id), `CheckpointError`, or `ConfigurationError` where a
-    hub model has no pinned revision.
+    Raises:
+        UnknownModelError: There is no such model; it names the nearest known id.
+        CheckpointError: The folder is no checkpoint.
+        ConfigurationError: A hub model has no pinned revision.
     """
     card = find_card(model)
     if card and revision:
@@ -94,7 +88,7 @@ def find_checkpoint(model: str, revision: str | None = None, *, served: bool = F
             )
         card = replace(card, revision=revision)
     if served and model and not model.startswith(("/", ".")):
-        unknown = ModelCard(id=model, architecture=None, dimension=None, on_hub=False)
+        unknown = ModelCard(model, None, None, MAX_TEXT_TOKENS, MAX_TOKENS_WITH_IMAGE, on_hub=False)
         return Checkpoint(replace(card, id=model) if card else unknown, None)
     if card is None:
         if not model or not Path(model).is_dir():
@@ -115,130 +109,9 @@ def find_checkpoint(model: str, revision: str | None = None, *, served: bool = F
     return Checkpoint(card, None)
 
 
-def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """Return a JSON file of a checkpoint; an absent `processor_config.json` counts as empty.
-
-    Raises `CheckpointError`.
-    """
-    try:
-        content = json.loads((folder / name).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if name == "processor_config.json":
-            return {}
-        raise CheckpointError(f"{folder} has no {name}: it is no checkpoint folder") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / name} cannot be read ({_first_line(error)})") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{folder / name} must hold a JSON object")
-    return content
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a checkpoint. Raises `CheckpointError` if one is missing."""
-    if (folder / _WEIGHTS_INDEX).exists():
-        try:
-            names = sorted(
-                {folder.joinpath(name).name for name in read_json(folder, _WEIGHTS_INDEX)["weight_map"].values()}
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{folder / _WEIGHTS_INDEX} maps no weights to files") from error
-    else:
-        names = [_WEIGHTS]
-    for name in names:
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder} has no weights: {name} is missing")
-    return [folder / name for name in names]
-
-
-def canonical_names(names: Iterator[str] | list[str]) -> Mapping[str, str]:
-    """Return {name in the file: name in the module} for the weights that the module has a use for.
-
-    Checkpoints saved by transformers 4 spell the tower `vision_model.vision_model.`; some nest the text model
-    as `language_model.model.`. Left out: the attention-pooling head of the tower, a language-model head, and
-    position tables that are computed.
-    """
-    kept = {}
-    for name in names:
-        new = name.replace("vision_model.vision_model.", "vision_model.", 1)
-        new = new.replace("language_model.model.", "language_model.", 1)
-        computed = new.endswith(("rotary_emb.inv_freq", "embeddings.position_ids"))
-        if not (computed or new.startswith("vision_model.head.") or "lm_head." in new):
-            kept[name] = new
-    return kept
-
-
-def architecture_of(config: Mapping[str, Any]) -> Architecture:
-    """Return the architecture that a `config.json` names. Raises `CheckpointError` for any other."""
-    names = config.get("architectures") or ["none"]
-    names = names if isinstance(names, list) else [names]
-    for known in get_args(Architecture):
-        if known in names:
-            return known  # type: ignore[no-any-return] # get_args() of a Literal of str
-    raise CheckpointError(
-        f"the checkpoint's architecture is {names[0]}; this package runs {' and '.join(get_args(Architecture))}"
-    )
-
-
-def tiling_of(config: Mapping[str, Any], processor: Mapping[str, Any]) -> Tiling:
-    """Return the tiling of a vision checkpoint, with the fallbacks that vLLM's processor has."""
-    side = int(config.get("force_image_size") or config["vision_config"]["image_size"])
-    patches = side // int(config["vision_config"]["patch_size"])
-    dynamic = processor.get("dynamic_image_size", config.get("dynamic_image_size", True))
-    smallest = processor.get("min_input_tiles", config.get("min_dynamic_patch", 1)) if dynamic else 1
-    largest = processor.get("max_input_tiles", config.get("max_dynamic_patch", 6)) if dynamic else 1
-    if not 1 <= int(smallest) <= int(largest):
-        raise ValueError(f"a number of tiles from {smallest} to {largest}")
-    return Tiling(
-        tile=side,
-        tokens_per_tile=int(patches**2 * float(config.get("downsample_ratio", 0.5)) ** 2),
-        min_tiles=int(smallest),
-        max_tiles=int(largest),
-    )
-
-
-def check_folder(folder: Path, card: ModelCard) -> None:
-    """Raise `CheckpointError` unless a checkpoint is what its card says: its vectors would be wrong otherwise."""
-    config = read_json(folder, "config.json")
-    with _complete(folder):
-        width = int((config["llm_config"] if card.tiling else config)["hidden_size"])
-        found = tiling_of(config, read_json(folder, "processor_config.json")) if card.tiling else None
-    if width != card.dimension:
-        raise CheckpointError(f"{folder} makes {width} components; {card.id} has {card.dimension}")
-    wanted = card.tiling
-    if found and wanted and (found.tile, found.tokens_per_tile) != (wanted.tile, wanted.tokens_per_tile):
-        raise CheckpointError(
-            f"{folder} cuts tiles of {found.tile} pixels worth {found.tokens_per_tile} tokens; {card.id} has "
-            f"{wanted.tile} and {wanted.tokens_per_tile}"
-        )
-
-
 def _card_of_folder(folder: Path) -> ModelCard:
     config = read_json(folder, "config.json")
-    architecture = architecture_of(config)
-    weight_files(folder)
-    with _complete(folder):
-        vision = architecture == "LlamaNemotronVLModel"
-        text_config = config["llm_config"] if vision else config
-        longest = int(text_config["max_position_embeddings"])
-        return ModelCard(
-            id=folder.name,
-            architecture=architecture,
-            dimension=int(text_config["hidden_size"]),
-            on_hub=False,
-            tiling=tiling_of(config, read_json(folder, "processor_config.json")) if vision else None,
-            max_text_tokens=min(longest, MAX_TEXT_TOKENS),
-            max_tokens_with_image=min(longest, MAX_TOKENS_WITH_IMAGE),
-            matryoshka=tuple(config.get("matryoshka_dimensions") or ()),
-        )
-
-
-@contextmanager
-def _complete(folder: Path) -> Iterator[None]:
-    """Say of a `config.json` that lacks what is read here that it does."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-        raise CheckpointError(f"{folder / 'config.json'} is incomplete: {error} is missing or unusable") from error
+    return family_of(architecture_of(config)).read_card(folder, config)
 
 
 def _digest(folder: Path) -> str:
@@ -259,7 +132,3 @@ def _digest(folder: Path) -> str:
 def _file_digest(path: Path, modified: int, size: int) -> bytes:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

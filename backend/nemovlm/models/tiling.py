@@ -21,14 +21,15 @@ _FULL = 0.6  # the reference's: tiles that hold this share of the pixels are eno
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a model cuts images: square tiles of `tile` pixels, `min_tiles` to `max_tiles` of them, each worth
-    `tokens_per_tile` tokens, and the whole image once more as a thumbnail if there is more than one tile."""
+    """How a model cuts images into square tiles. It is the `Vision` of models that do."""
 
     tile: int = 512
+    """Pixels on each side of a tile."""
     tokens_per_tile: int = 256
     min_tiles: int = 1
     max_tiles: int = 6
     thumbnail: bool = True
+    """Whether the whole image comes once more, as a tile, if there is more than one."""
 
     @cached_property
     def grids(self) -> tuple[tuple[int, int], ...]:
@@ -48,7 +49,7 @@ class Tiling:
     def grid(self, width: float, height: float) -> tuple[int, int]:
         """Return the grid (columns, rows) for an image of `width` x `height` pixels.
 
-        It maximises `min(n * tile**2 / area, 0.6) * min(r / a, a / r)`: enough tiles to hold the pixels, and
+        It maximizes `min(n * tile**2 / area, 0.6) * min(r / a, a / r)`: enough tiles to hold the pixels, and
         an aspect ratio r near the image's own a.
         """
         aspect = width / height
@@ -64,6 +65,11 @@ class Tiling:
     def token_count(self, width: float, height: float) -> int:
         """Return how many image tokens an image of `width` x `height` pixels becomes."""
         return self._tiles(self.grid(width, height)) * self.tokens_per_tile
+
+    @property
+    def fingerprint(self) -> str:
+        """How the name of the vector space says it."""
+        return f"tiles={self.max_tiles}"
 
     @property
     def max_tokens(self) -> int:

@@ -10,17 +10,18 @@ from nemovlm.inputs import Item
 def common_prefix_length(ids: Sequence[int], prefix: Sequence[int]) -> int:
     """Return where the text begins in the `ids` of a whole prompt, given those of its prefix alone.
 
-    The tokenizer may merge across the seam, so the prefix is as long as the ids agree.
+    The tokenizer may merge the end of the prefix with the text, so the prefix is as long as the ids agree.
     """
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, prefix, strict=False)))
 
 
-def truncate_tokens(fixed: int, tail: Sequence[int], limit: int, item: Item) -> list[int]:
-    """Cut `tail` (the text) so that it fits `limit` behind `fixed` tokens (prefix and image, which are never cut).
+def truncate_tokens(fixed: int, text: Sequence[int], limit: int, item: Item) -> list[int]:
+    """Cut the tokens of a text so that they fit `limit` beside `fixed` other ones (prefix, image and suffix).
 
-    Raises `InputTooLongError` where that would cut something that may not be cut.
+    Raises:
+        InputTooLongError: That would cut something that may not be cut.
     """
-    total, room = fixed + len(tail), limit - fixed
+    total, room = fixed + len(text), limit - fixed
     if total > limit and (item.truncate == "NONE" or room < 0):
         kind = "text and image have" if item.modality == "text_image" else f"{item.modality} has"
         advice = "shorten the text or pass truncate='END'" if room >= 0 else "allow more tokens or fewer tiles"
@@ -28,5 +29,5 @@ def truncate_tokens(fixed: int, tail: Sequence[int], limit: int, item: Item) -> 
             f"the {kind} {total} tokens, over the limit of {limit}; {advice}", tokens=total, limit=limit
         )
     if total > limit:
-        tail = tail[:room] if item.truncate == "END" else tail[len(tail) - room :]
-    return list(tail)
+        text = text[:room] if item.truncate == "END" else text[len(text) - room :]
+    return list(text)

@@ -1,19 +1,31 @@
-"""A PDF as a stream of pages: each with its picture and its text layer. Nothing is held across a `yield`."""
+"""A PDF as a stream of pages: each with its image and its text layer. No lock is held across a `yield`."""
 
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 from uuid import NAMESPACE_URL, uuid5
 
-from nemovlm.errors import ConfigurationError, PdfError, PdfPageError
-from nemovlm.models.tiling import NEMOTRON_TILING, Tiling
+from nemovlm.errors import ConfigurationError, PageIndexError, PdfError, PdfPageError
+from nemovlm.models.tiling import NEMOTRON_TILING
+from nemovlm.models.vision import Vision
 from nemovlm.on_error import OnError, apply_on_error, check_on_error
-from nemovlm.pdf.renderer import Page, Renderer
-from nemovlm.pdf.workers import in_processes, in_turn
+from nemovlm.pdf.page import Page
+from nemovlm.pdf.renderer import Renderer
+from nemovlm.pdf.workers import in_processes
 
-__all__ = ["Page", "PdfSource", "count_pages", "iter_pages", "local", "page_id", "pdfs_below", "unreadable"]
+__all__ = [
+    "Page",
+    "PdfSource",
+    "count_pages",
+    "find_pdfs",
+    "iter_pages",
+    "page_id",
+    "pdfs_below",
+    "read_pages",
+    "require_local_path",
+]
 
 PdfSource: TypeAlias = str | Path | bytes | BinaryIO
 """A path, the content of a PDF, or an open binary file (which is read to its end and stays open)."""
@@ -24,7 +36,7 @@ def iter_pages(
     *,
     pages: Iterable[int] | None = None,
     password: str | None = None,
-    tiling: Tiling = NEMOTRON_TILING,
+    tiling: Vision = NEMOTRON_TILING,
     dpi: float | None = None,
     workers: int = 1,
     on_error: OnError = "raise",
@@ -38,8 +50,9 @@ def iter_pages(
         source: A path, bytes, or an open binary file.
         pages: 0-based indexes, in the order wanted. Default: all.
         password: For an encrypted PDF.
-        tiling: Render at the size that fills this grid of tiles. Default: that of the Nemotron VL models.
-        dpi: Render at this resolution instead.
+        tiling: How a model sees images: pages are rendered at the size that it can use. Default: the tiling of the
+            Nemotron VL models.
+        dpi: Render at this many pixels per inch instead.
         workers: Processes to render in, this one included. More than one wants the usual
             `if __name__ == "__main__":` in scripts.
         on_error: What to do with a page that fails: `"raise"`, `"skip"` it with a warning in the log, or call
@@ -50,36 +63,65 @@ def iter_pages(
         PdfError: The file cannot be read; `PdfPasswordError`, `PdfSecurityError`, `PdfFormatError` say why.
         PdfPageError: A page failed.
         ConfigurationError: An argument is none that there is.
+        TypeError: The source is a file opened as text.
     """
     check_on_error(on_error)
+    results = read_pages(source, pages=pages, password=password, tiling=tiling, dpi=dpi, workers=workers, name=name)
+    with closing(results):
+        for result in results:
+            if isinstance(result, PdfError) and not isinstance(result, PdfPageError):
+                raise result
+            if page := apply_on_error(result, on_error):
+                yield page
+
+
+def read_pages(
+    source: PdfSource,
+    *,
+    pages: Iterable[int] | None = None,
+    password: str | None = None,
+    tiling: Vision = NEMOTRON_TILING,
+    dpi: float | None = None,
+    workers: int = 1,
+    name: str | None = None,
+) -> Generator[Page | PdfError, None, None]:
+    """Yield the pages of a PDF like `iter_pages`, and in the place of one that failed its `PdfPageError`.
+
+    If the PDF cannot be opened, or a process that renders died, the last value is a `PdfError` that is no
+    `PdfPageError`. Close the generator, or read it to its end: it holds the file and processes.
+
+    Args:
+        source: These are the arguments of `iter_pages`.
+        pages: 0-based indexes, in the order wanted. Default: all.
+        password: For an encrypted PDF.
+        tiling: How a model sees images: pages are rendered at the size that it can use.
+        dpi: Render at this many pixels per inch instead.
+        workers: Processes to render in, this one included.
+        name: What pages and errors call the PDF, instead of its path or `<bytes>`.
+
+    Raises:
+        ConfigurationError: An argument is none that there is.
+        TypeError: The source is a file opened as text.
+    """
     if dpi is not None and not 0 < dpi < math.inf:
         raise ConfigurationError(f"dpi must be a positive number, not {dpi}")
     if workers < 1:
         raise ConfigurationError(f"workers={workers}: one process at least has to render")
-    with Renderer(_path_or_bytes(source), password, tiling, dpi, name) as renderer:
-        wanted = range(renderer.total) if pages is None else pages
-        for render in in_processes(renderer, wanted, workers) if workers > 1 else in_turn(renderer, wanted):
-            try:
-                page = render()
-            except PdfPageError as error:
-                apply_on_error(error, on_error)
-            else:
-                yield page
-
-
-@contextmanager
-def unreadable(on_error: OnError) -> Iterator[None]:
-    """Do with the error of a whole PDF what `on_error` says; those of pages went there before, in `iter_pages`."""
     try:
-        yield
-    except PdfPageError:
-        raise
+        with Renderer(_path_or_bytes(source), password, tiling, dpi, name) as renderer:
+            wanted = range(renderer.total) if pages is None else pages
+            yield from in_processes(renderer, wanted, workers) if workers > 1 else map(renderer.page, wanted)
     except PdfError as error:
-        apply_on_error(error, on_error)
+        yield error
 
 
 def count_pages(source: PdfSource, *, password: str | None = None) -> int:
-    """Return how many pages a PDF has. Raises like `iter_pages`."""
+    """Return how many pages a PDF has, without rendering any.
+
+    Raises:
+        PdfError: The file cannot be read, as in `iter_pages`.
+        TypeError: The source is a file opened as text.
+    """
     with Renderer(_path_or_bytes(source), password) as renderer:
         return renderer.total
 
@@ -89,13 +131,40 @@ def page_id(source: str, index: int) -> str:
     return str(uuid5(NAMESPACE_URL, f"{source}#page={index + 1}"))
 
 
+def find_pdfs(sources: str | Path | Iterable[str | Path]) -> list[Path]:
+    """Return the PDFs that files and folders stand for: absolute, each once, those of a folder in order of name.
+
+    A file is taken whatever its name, and whether or not it exists.
+
+    Raises:
+        PageIndexError: There is none.
+    """
+    if isinstance(sources, (str, Path)):
+        sources = [sources]
+    found: dict[Path, None] = {}
+    folders = []
+    for source in map(Path, sources):
+        if source.is_dir():
+            folders.append(str(source))
+            found.update(dict.fromkeys(path.resolve() for path in pdfs_below(source)))
+        else:
+            found[source.resolve()] = None
+    if not found:
+        raise PageIndexError(f"there is no PDF in {', '.join(folders) or 'an empty list'}")
+    return list(found)
+
+
 def pdfs_below(folder: Path) -> list[Path]:
     """Return the PDFs in a folder and below, in order of their paths."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".pdf" and path.is_file())
 
 
-def local(path: str | Path) -> Path:
-    """Return the path of a file or folder here. Raises `PdfError` for an address."""
+def require_local_path(path: str | Path) -> Path:
+    """Return the path of a file or folder here.
+
+    Raises:
+        PdfError: It is an address.
+    """
     if isinstance(path, str) and "://" in path:
         raise PdfError("addresses are not fetched: download the PDF, and pass its path or its bytes").at(path)
     return Path(path)
@@ -103,7 +172,7 @@ def local(path: str | Path) -> Path:
 
 def _path_or_bytes(source: PdfSource) -> Path | bytes:
     if isinstance(source, (str, Path)):
-        return local(source)
+        return require_local_path(source)
     content = source if isinstance(source, bytes) else source.read()
     if not isinstance(content, bytes):  # of a text file: PDFium would take it for a path
         raise TypeError("a PDF is read from a path, from bytes, or from a file opened as binary")

@@ -1,94 +1,119 @@
-"""Pages are drawn in several processes, and come in order. Knows processes and shared memory; knows no PDFium."""
+"""Pages are rendered in several processes, and come in order. Knows processes and shared memory; knows no PDFium."""
 
 import multiprocessing
+import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
-from itertools import islice
+from contextlib import closing, contextmanager
 from multiprocessing.context import BaseContext
 from multiprocessing.shared_memory import SharedMemory
-from typing import TypeAlias
+from typing import NamedTuple, cast
 
 from nemovlm.errors import PdfError, PdfPageError
-from nemovlm.pdf.renderer import Page, RenderedPage, Renderer
+from nemovlm.pdf.page import Page, PageSize, RenderedPage
+from nemovlm.pdf.renderer import Renderer
 
-_RUN = 2  # pages dealt to a process at once
-_BACKLOG = 3  # runs that each of the others has to do; while they all have, this process draws
-
-Render: TypeAlias = Callable[[], Page]
-"""Gives a page when called, or raises `PdfPageError`."""
+_BACKLOG = 6  # pages that each of the others has to do; while they all have, this process renders
+_AHEAD = 8  # pages for each process that are dealt out before the reader wants them
 
 
-def in_turn(renderer: Renderer, wanted: Iterable[int]) -> Iterator[Render]:
-    """Draw in this process, each page when it is asked for."""
-    for index in wanted:
-        yield partial(renderer.page, index)
+def in_processes(renderer: Renderer, wanted: Iterable[int], workers: int) -> Iterator[Page | PdfPageError]:
+    """Render in this process and in others, a few pages ahead of the reader, in the order wanted.
 
+    The pixels of the others come over in shared memory: through a pipe they would cost more than rendering them. A
+    page that falls to this process costs no passage at all, and is rendered when its turn comes; while the others
+    start, all of them fall to it.
 
-def in_processes(renderer: Renderer, wanted: Iterable[int], workers: int) -> Iterator[Render]:
-    """Draw in this process and in others, a few pages ahead of the reader, in the order wanted.
+    Args:
+        renderer: The open PDF.
+        wanted: 0-based indexes.
+        workers: Processes, this one included: 2 at least.
 
-    Pages are dealt out a few at a time. The pixels of the others come over in shared memory: through a pipe they
-    would cost more than drawing them. What this process draws costs no passage at all, and while the others
-    start, it is at work.
+    Raises:
+        PdfError: A process died.
     """
-    ahead: deque[Render] = deque()
-    idle: list[SharedMemory] = []
-    blocks: list[SharedMemory] = []
-    busy: list[Future[list[RenderedPage | PdfPageError]]] = []
-    pool = ProcessPoolExecutor(workers - 1, _context(), _take_renderer, (renderer,))
+    ahead: deque[int | PdfPageError | _Sent] = deque()
+    with closing(_WorkerPool(renderer, workers - 1)) as pool:
+        for index in wanted:
+            ahead.append(pool.send(index) if pool.has_time() else index)
+            if len(ahead) > _AHEAD * workers:
+                yield pool.receive(ahead.popleft())
+        while ahead:
+            yield pool.receive(ahead.popleft())
 
-    def died() -> PdfError:
-        return PdfError("a rendering process died; PDFium may crash on this PDF").at(renderer.name)
 
-    def take(index: int) -> SharedMemory:
+class _Sent(NamedTuple):
+    """A page that another process renders, or has rendered, into a block of shared memory."""
+
+    rendered: Future[RenderedPage | PdfPageError]
+    block: SharedMemory
+
+
+class _WorkerPool:
+    """The other processes, and the shared memory in which their pixels come over."""
+
+    def __init__(self, renderer: Renderer, count: int) -> None:
+        self._renderer = renderer
+        self._count = count
+        self._blocks: list[SharedMemory] = []
+        self._idle: list[SharedMemory] = []
+        self._busy: list[Future[RenderedPage | PdfPageError]] = []
+        self._executor = ProcessPoolExecutor(count, _context(), _take_renderer, (renderer,))
+        self._started = self._executor.submit(os.getpid)  # done when the first of them is there
+
+    def has_time(self) -> bool:
+        """Whether there is a process, and they have less to do than their backlog."""
+        self._busy = [rendered for rendered in self._busy if not rendered.done()]
+        return self._started.done() and len(self._busy) < _BACKLOG * self._count
+
+    def send(self, index: int) -> _Sent | PdfPageError:
+        """Have a page rendered."""
+        size = self._renderer.measure(index)
+        if isinstance(size, PdfPageError):
+            return size
+        block = self._take_block(size.nbytes)
+        with self._death_as_pdf_error():
+            rendered = self._executor.submit(_render_here, index, size, block.name)
+        self._busy.append(rendered)
+        return _Sent(rendered, block)
+
+    def receive(self, page: int | PdfPageError | _Sent) -> Page | PdfPageError:
+        """Return what became of a page. One that was not sent is rendered here and now."""
+        if isinstance(page, PdfPageError):
+            return page
+        if not isinstance(page, _Sent):
+            return self._renderer.page(page)
         try:
-            needed = renderer.bytes_needed(index)
-        except PdfPageError:
-            needed = 1  # the worker will meet the same error and report it
-        block = idle.pop() if idle else None
-        if block is None or block.size < needed:
-            block = SharedMemory(create=True, size=needed)
-            blocks.append(block)
-        return block
-
-    def send(run: list[int]) -> list[Render]:
-        taken = [take(index) for index in run]
-        try:
-            drawn = pool.submit(_draw_here, [(index, block.name) for index, block in zip(run, taken, strict=True)])
-        except BrokenProcessPool as error:
-            raise died() from error
-        busy.append(drawn)
-        return [partial(receive, drawn, place, block) for place, block in enumerate(taken)]
-
-    def receive(drawn: Future[list[RenderedPage | PdfPageError]], place: int, block: SharedMemory) -> Page:
-        try:
-            result = drawn.result()[place]
-            if isinstance(result, PdfPageError):
-                raise result
-            return result.page(block.buf)
-        except BrokenProcessPool as error:
-            raise died() from error
+            with self._death_as_pdf_error():
+                rendered = page.rendered.result()
+            if isinstance(rendered, PdfPageError):
+                return rendered
+            return self._renderer.finish(rendered, _buffer(page.block))
         finally:
-            idle.append(block)
+            self._idle.append(page.block)
 
-    started = pool.submit(_draw_here, [])  # done when the first of them is there; until then this process draws
-    try:
-        indexes = iter(wanted)
-        while run := list(islice(indexes, _RUN)):
-            busy[:] = [drawn for drawn in busy if not drawn.done()]
-            theirs = started.done() and len(busy) < _BACKLOG * (workers - 1)
-            ahead.extend(send(run) if theirs else in_turn(renderer, run))
-            while len(ahead) > 4 * workers * _RUN:
-                yield ahead.popleft()
-        yield from ahead
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        for block in blocks:
+    def close(self) -> None:
+        """End the processes and give back the memory. Waits for the pages that are being rendered."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+        for block in self._blocks:
             block.close()
             block.unlink()
+
+    def _take_block(self, size: int) -> SharedMemory:
+        block = self._idle.pop() if self._idle else None
+        if block is None or block.size < size:
+            block = SharedMemory(create=True, size=size)
+            self._blocks.append(block)
+        return block
+
+    @contextmanager
+    def _death_as_pdf_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenProcessPool as error:
+            raise PdfError("a rendering process died; PDFium may crash on this PDF").at(self._renderer.name) from error
 
 
 def _context() -> BaseContext:
@@ -98,6 +123,10 @@ def _context() -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])  # imported once, so that the next document's workers start at once
     return context
+
+
+def _buffer(block: SharedMemory) -> memoryview:
+    return cast("memoryview", block.buf)  # None only after it was closed
 
 
 # In a worker process: one document, and the blocks of shared memory that it has seen.
@@ -110,13 +139,7 @@ def _take_renderer(renderer: Renderer) -> None:
     _renderer_here = renderer
 
 
-def _draw_here(run: list[tuple[int, str]]) -> list[RenderedPage | PdfPageError]:
-    drawn: list[RenderedPage | PdfPageError] = []
-    for index, name in run:
-        if name not in _blocks_here:
-            _blocks_here[name] = SharedMemory(name)
-        try:
-            drawn.append(_renderer_here.draw(index, _blocks_here[name].buf))
-        except PdfPageError as error:
-            drawn.append(error)
-    return drawn
+def _render_here(index: int, size: PageSize, block: str) -> RenderedPage | PdfPageError:
+    if block not in _blocks_here:
+        _blocks_here[block] = SharedMemory(block)
+    return _renderer_here.render_into(index, size, _buffer(_blocks_here[block]))

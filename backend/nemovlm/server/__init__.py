@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from nemovlm.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from nemovlm.server.app import ServerOptions, make_app
+    from nemovlm.server.app import make_app
     from nemovlm.server.run import serve
+    from nemovlm.server.service import ServerOptions
 
 __all__ = ["ServerOptions", "make_app", "serve"]
 
-_HOME = {"ServerOptions": "app", "make_app": "app", "serve": "run"}
+_HOME = {"ServerOptions": "service", "make_app": "app", "serve": "run"}
 
 
 def __getattr__(name: str) -> Any:

@@ -24,5 +24,5 @@ class Metrics:
         )
 
     def text(self) -> bytes:
-        """Return everything in Prometheus' text format."""
+        """Return everything in Prometheus' text format, UTF-8."""
         return generate_latest(self._registry)

@@ -6,7 +6,8 @@ import uvicorn
 
 from nemovlm.embedder import Embedder
 from nemovlm.errors import NemoVLMError
-from nemovlm.server.app import ServerOptions, make_app
+from nemovlm.server.app import make_app
+from nemovlm.server.service import ServerOptions
 from nemovlm.server.sockets import bind_socket, url
 
 
@@ -19,10 +20,19 @@ def serve(
     grace: int,
     announce: Callable[[str], None],
 ) -> None:
-    """Serve until SIGINT or SIGTERM; what was accepted by then is finished within `grace` seconds.
+    """Serve until SIGINT or SIGTERM. Blocks, and closes `embedder` at the end.
 
-    `announce` is called with the address, once it is taken. Raises `ConfigurationError` if it cannot be taken, and
-    what the model raises if it cannot be loaded.
+    Args:
+        embedder: What embeds.
+        options: What the server allows.
+        host: The address to listen at.
+        port: The port to listen at; 0 for one that is free.
+        grace: Seconds to finish what was accepted before the signal.
+        announce: Called with the server's address, once that is taken.
+
+    Raises:
+        ConfigurationError: The address cannot be taken.
+        NemoVLMError: The model cannot be loaded, or the engine cannot work.
     """
     failure: list[NemoVLMError] = []
 

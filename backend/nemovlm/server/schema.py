@@ -1,4 +1,4 @@
-"""The body of `POST /v1/embeddings` and what its strings stand for.
+"""The body of `POST /v1/embeddings`, what its strings stand for, and the body of the reply.
 
 Source: NVIDIA's API reference of the embedding NIM, and what its own clients send: one string an item, with at most
 one image in it, as a data URL behind the text. Nothing in a string is ever opened or fetched.
@@ -7,14 +7,14 @@ one image in it, as a data URL behind the text. Nothing in a string is ever open
 import base64
 import re
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from nemovlm.errors import ImageError, ImageTooLargeError, InputError, NemoVLMError
 from nemovlm.images import measure
-from nemovlm.inputs import Item, Modality, Role, Truncate
-from nemovlm.wire.quantize import EmbeddingType
+from nemovlm.inputs import Item, Modality, Role, Truncate, Vector
+from nemovlm.wire.quantize import EmbeddingType, quantize
 
 _START = "data:image/"
 # A data URL that a string ends with, by itself or in an <img>. `;base64` may be missing: the model card's own example
@@ -44,7 +44,7 @@ class EmbeddingRequest(BaseModel):
     ] = None
     encoding_format: Literal["float", "base64"] = "float"
     embedding_type: EmbeddingType = "float"
-    dimensions: Annotated[int | None, Field(ge=1, description="Keep the first so many components.")] = None
+    dimensions: Annotated[int | None, Field(ge=1, description="Keep the first so many numbers of each vector.")] = None
     truncate: Truncate = "NONE"
     user: Annotated[str | None, Field(description="Ignored.")] = None
 
@@ -55,7 +55,11 @@ class EmbeddingRequest(BaseModel):
 
     @property
     def modalities(self) -> Sequence[Modality | None]:
-        """The modality of each string; None is to be inferred. Raises `InputError`."""
+        """The modality of each string; None is to be inferred.
+
+        Raises:
+            InputError: There is neither one for all strings nor one for each.
+        """
         count = len(self.inputs)
         if not isinstance(self.modality, list):
             return [self.modality] * count
@@ -63,18 +67,38 @@ class EmbeddingRequest(BaseModel):
             raise InputError(f"modality has {len(self.modality)} entries for {count} inputs")
         return self.modality if len(self.modality) == count else self.modality * count
 
-    def items(self, suffix: Role | None, max_pixels: int) -> Iterator[Item | NemoVLMError]:
+    def items(self, role_in_name: Role | None, max_pixels: int) -> Iterator[Item | NemoVLMError]:
         """Yield each string as an item, or as what is wrong with it.
 
-        `suffix` is the role that the name of the model brought. Raises `InputError` for a list of modalities that
-        does not fit.
+        Args:
+            role_in_name: The role that the name of the model brought, for a request without an `input_type`.
+            max_pixels: Pixels that one image may have.
+
+        Raises:
+            InputError: The list of modalities does not fit.
         """
-        role = self.input_type or suffix
+        role = self.input_type or role_in_name
         for content, modality in zip(self.inputs, self.modalities, strict=True):
             try:
                 yield _item(content, modality, role, self.truncate, max_pixels)
             except NemoVLMError as error:
                 yield error
+
+    def reply(self, vectors: Sequence[Vector], tokens: int) -> dict[str, Any]:
+        """Return the body of the reply: vectors (d,), of unit length, and the tokens of all prompts.
+
+        Numbers that are not to be base64 are NumPy arrays (d,), or (d / 8,) of packed bits.
+        """
+        rows = [
+            {"object": "embedding", "index": index, "embedding": self._encoded(vector)}
+            for index, vector in enumerate(vectors)
+        ]
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        return {"object": "list", "data": rows, "model": self.model, "usage": usage}
+
+    def _encoded(self, vector: Vector) -> Any:
+        numbers = quantize(vector, self.embedding_type)
+        return base64.b64encode(numbers.tobytes()).decode("ascii") if self.encoding_format == "base64" else numbers
 
 
 def _item(content: str, modality: Modality | None, role: Role | None, truncate: Truncate, max_pixels: int) -> Item:

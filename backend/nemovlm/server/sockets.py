@@ -6,7 +6,11 @@ from nemovlm.errors import ConfigurationError
 
 
 def bind_socket(host: str, port: int) -> socket.socket:
-    """Return a socket at `host` and `port`, or at a port that is free for 0. Raises `ConfigurationError`."""
+    """Return a socket that is bound to `host` and `port`, or to a port that is free for 0.
+
+    Raises:
+        ConfigurationError: The address cannot be taken.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # TCP by name: asyncio turns Nagle's algorithm off only where it reads that, and each reply would take 40 ms more.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -20,5 +24,5 @@ def bind_socket(host: str, port: int) -> socket.socket:
 
 
 def url(host: str, listener: socket.socket) -> str:
-    """Return the address of a server that listens there."""
+    """Return the `http://` address of a server at `host` that listens on this socket."""
     return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"

@@ -14,19 +14,17 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from http.client import HTTPConnection, HTTPException
-from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from nemovlm.engines.local.vllm_arguments import ENVIRONMENT, engine_arguments, refuse_fixed
 from nemovlm.errors import CheckpointError, EngineError, MissingExtraError
-from nemovlm.models.checkpoint import Checkpoint, check_folder, read_json
+from nemovlm.models.checkpoint import Checkpoint
+from nemovlm.models.families import family_of
+from nemovlm.models.files import read_json
 from nemovlm.server.sockets import bind_socket, url
 from nemovlm.settings import Settings
-
-CHAT_TEMPLATE = Path(str(files("nemovlm"))) / "models" / "llama_nemotron" / "nemotron_embed.jinja"
-"""The chat template that makes our prompts, for any vLLM server: `--chat-template`."""
 
 # What the server is given besides, and what must not be given again behind it.
 _OURS = {
@@ -47,11 +45,13 @@ class Launch:
     """Where and how a server is to run."""
 
     host: str
+    """The address to listen at."""
     port: int
-    """0 for one that is free."""
+    """The port to listen at; 0 for one that is free."""
     names: tuple[str, ...]
-    """What clients call the model."""
+    """What clients call the model. Empty: its id."""
     api_key: str | None
+    """The key that clients must have. None: no key is wanted."""
     flags: tuple[str, ...]
     """More flags of vLLM's."""
     grace: float
@@ -59,13 +59,24 @@ class Launch:
 
 
 def command_line(checkpoint: Checkpoint, folder: Path, settings: Settings, launch: Launch, device: str) -> list[str]:
-    """Return the command that starts the server. Raises `ConfigurationError` for flags that are not the user's."""
+    """Return the command that starts the server.
+
+    Args:
+        checkpoint: The model.
+        folder: Where its files lie.
+        settings: Of them `engine_options` are more flags.
+        launch: Where and how the server runs.
+        device: `cuda` or `cpu`.
+
+    Raises:
+        ConfigurationError: A flag, or an engine option, is not the user's to choose.
+    """
     refuse_fixed(settings.engine_options or {}, "engine_options", _OURS)
     refuse_fixed(map(_name, launch.flags), "the flags behind --", _OURS)
     arguments = engine_arguments(str(folder), checkpoint.card, settings, device, whole_images=True)
     arguments |= {
         "served_model_name": launch.names or (checkpoint.card.id,),
-        "chat_template": CHAT_TEMPLATE,
+        "chat_template": family_of(checkpoint.card.architecture).chat_template,
         "allowed_media_domains": ("none.invalid",),  # so none: images come as data URLs
         "media_io_kwargs": {"image": {"rgba_background_color": [255, 255, 255]}},  # as everywhere here
         "host": launch.host,
@@ -76,23 +87,32 @@ def command_line(checkpoint: Checkpoint, folder: Path, settings: Settings, launc
 
 
 def serve(checkpoint: Checkpoint, settings: Settings, launch: Launch, announce: Callable[[str, bool], None]) -> None:
-    """Run the server until SIGINT or SIGTERM.
+    """Run the server until SIGINT or SIGTERM. Blocks, in the main thread.
 
-    `announce` is called once it answers, with its address, and whether its route `/v2/embed` takes an `input_type`.
+    Args:
+        checkpoint: The model, which is fetched if it is not here.
+        settings: Those that vLLM's engine takes.
+        launch: Where and how the server runs.
+        announce: Called once the server answers, with its address, and whether its route `/v2/embed` takes an
+            `input_type`.
 
-    SIGINT raises `KeyboardInterrupt` when all is over. Raises `ConfigurationError` if the address cannot be taken,
-    `CheckpointError` for the model, and `EngineError` if the server ends by itself.
+    Raises:
+        MissingExtraError: vLLM is not installed.
+        ConfigurationError: The address cannot be taken, or a flag is not the user's to choose.
+        CheckpointError: The model cannot be fetched, or is not as it should be.
+        EngineError: The server ended by itself.
+        KeyboardInterrupt: SIGINT came; all that was started has ended.
     """
     if not find_spec("vllm"):
         raise MissingExtraError("vLLM's server", "vllm")
     from nemovlm.engines.local.devices import cuda_available
-    from nemovlm.models.llama_nemotron.module import check_weights
 
     with bind_socket(launch.host, launch.port) as listener:  # vLLM itself would find out half a minute later
         port, address = listener.getsockname()[1], url(launch.host, listener)
     folder = checkpoint.fetch()
-    check_folder(folder, checkpoint.card)
-    check_weights(folder)
+    family = family_of(checkpoint.card.architecture)
+    family.check(folder, checkpoint.card)
+    family.check_weights(folder)
     launch = replace(launch, port=port)
     command = command_line(checkpoint, folder, settings, launch, "cuda" if cuda_available() else "cpu")
     asked: list[int] = []

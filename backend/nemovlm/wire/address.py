@@ -49,10 +49,11 @@ class Address:
 
 @lru_cache(maxsize=64)
 def parse_address(url: str) -> Address:
-    """Return the routes behind a base URL: `http://host`, `.../v1`, `.../v1/`, `.../v1/embeddings`, with any prefix.
+    """Return the routes of a base URL: `http://host`, `.../v1`, `.../v1/`, `.../v1/embeddings`, with any prefix.
 
-    Raises `ConfigurationError` for what is no http(s) URL, or has a user, a query or a fragment in it, and for NVIDIA's
-    own hosts by http.
+    Raises:
+        ConfigurationError: It is no http(s) URL, has a user, a query or a fragment in it, or names one of NVIDIA's own
+            hosts by http.
     """
     url = url.strip()
     try:

@@ -36,7 +36,7 @@ class NimItem(EncodedItem):
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """What a server understands. One starts with everything; what it turns out to refuse is given up."""
+    """The optional fields that a server takes. All are sent at first; one that it refuses is left out from then on."""
 
     encoding_format: bool = True
     """Vectors as base64, which is smaller and faster to read than numbers: what servers send by default."""

@@ -64,9 +64,12 @@ class Problem:
     message: str
     """The server's own words, in one line, without keys and image data."""
     server: str
+    """Its host, with the port where one was given."""
     status: int | None = None
     request_id: str | None = None
+    """How the server's log names the request."""
     retry_after: float | None = None
+    """Seconds for which the server asks to be left alone."""
     items: Mapping[int, str] = field(default_factory=dict)
     """What it says of single items, by their position in the request."""
     refused_field: str | None = None

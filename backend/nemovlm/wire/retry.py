@@ -1,15 +1,11 @@
-"""When a request is worth repeating, and how long to wait before.
-
-The policy is that of NVIDIA's NeMo-Retriever client (`main_text_embed.py`): the same statuses, what the server asks
-for in `Retry-After`, else full jitter (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
-"""
+"""What a reply says about sending the same request again. What is made of that: `engines/remote/retry.py`."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 RETRYABLE_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
-"""The statuses that may be other ones a moment later."""
+"""The statuses that may be other ones a moment later, as in NVIDIA's NeMo-Retriever client (`main_text_embed.py`)."""
 
 TOO_MANY_REQUESTS = 429
 

@@ -20,7 +20,7 @@ Kind: TypeAlias = Literal["text", "tokens", "conversation"]
 
 MessageLayout: TypeAlias = Literal["role", "system", "user", "spaced user"]
 """How a conversation tells a chat template the prefix of its prompt: by the role of its message, in a system message
-before it, or as a text before the image; `spaced` has the space that belongs behind the image in front of the text."""
+before it, or as a text before the image; `spaced` has the space that belongs between image and text in the text."""
 
 MESSAGE_LAYOUTS: tuple[MessageLayout, ...] = ("role", "system", "user", "spaced user")
 """From the likeliest on: the templates of vLLM and of this package know roles, and the latter a system message too."""
@@ -42,7 +42,7 @@ class VllmItem(EncodedItem):
 
 
 def encode_text(text: str) -> VllmItem:
-    """Return a whole prompt without an image, which the server tokenises."""
+    """Return a whole prompt without an image, which the server tokenizes."""
     return VllmItem(json.dumps(text).encode(), "text", "text")
 
 
@@ -52,7 +52,7 @@ def encode_tokens(ids: Sequence[int]) -> VllmItem:
 
 
 def encode_conversation(layout: MessageLayout, role: Role, prefix: str, image: Encoded, text: str) -> VllmItem:
-    """Return an image with the text behind it, which may be empty, for a template that knows `layout`."""
+    """Return an image with the text after it, which may be empty, for a template that knows `layout`."""
     spaced = f" {text}" if layout == "spaced user" else text
     content = [{"type": "image_url", "image_url": {"url": _HOLE}}, *_texts(spaced)]
     if layout == "role":

@@ -26,10 +26,8 @@ def pick_device(wanted: str) -> str:
     return wanted
 
 
-def pick_dtype(wanted: DtypeName, device: str) -> torch.dtype:
+def pick_dtype(wanted: DtypeName, device: str) -> str:
     """Return what to compute in on `device`: `wanted`, or for `auto` bfloat16 where a GPU has it, else float32."""
     if wanted != "auto":
-        dtype: torch.dtype = getattr(torch, wanted)
-        return dtype
-    fast = device.startswith("cuda") and torch.cuda.is_bf16_supported()
-    return torch.bfloat16 if fast else torch.float32
+        return wanted
+    return "bfloat16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "float32"

@@ -1,31 +1,29 @@
 """The local engine on vLLM's pooling runner: continuous batching on a CUDA GPU, or on a CPU with vLLM's CPU build.
 
-Items are tokenised and cut into tiles by our own code in worker threads, as for every local engine, and vLLM gets
-token ids and tiles: what is embedded does not depend on its tokenisation, tiling or truncation. The model runs in
-processes of vLLM's own.
+Items are prepared by our own code in worker threads, as for every local engine. The model runs in processes of
+vLLM's own.
 """
 
 import asyncio
 import atexit
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import count
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from nemovlm.engines.base import Answer, Outcome, Placement
 from nemovlm.engines.local.vllm_arguments import BATCH_TOKENS, ENVIRONMENT, dtype_on, engine_arguments, refuse_fixed
 from nemovlm.engines.local.watchdog import GRACE_SECONDS, with_parent_watchdog
 from nemovlm.engines.pipeline import Pipeline
 from nemovlm.errors import ConfigurationError, EngineError, EngineUnavailableError, MissingExtraError
-from nemovlm.images import load_image
 from nemovlm.inputs import Item
-from nemovlm.models.checkpoint import Checkpoint, check_folder
+from nemovlm.models.base import VllmInput
+from nemovlm.models.checkpoint import Checkpoint
+from nemovlm.models.families import family_of
 from nemovlm.settings import Settings
 
 # What vLLM reads when it is imported. Its processes are started afresh, because this one has threads, and a fork would
@@ -45,23 +43,12 @@ try:
     from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.engine.exceptions import EngineDeadError
 
-    from nemovlm.models.llama_nemotron.module import check_weights
-    from nemovlm.models.llama_nemotron.vllm_configs import register
-    from nemovlm.models.prompt_encoder import PromptEncoder
 except ImportError as missing:
     raise MissingExtraError(f"the vllm engine cannot be loaded ({missing}): pip install 'nemovlm[vllm]'") from missing
 
 # Requests that vLLM has at once: enough texts for a full step, and the next.
 _SLOTS = 1024
 _UNIT = 1e-3  # how far from unit length a vector may be, in the dtype that the model computes in
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """An item as vLLM wants it, and the tokens that it will have there."""
-
-    prompt: dict[str, Any]
-    tokens: int
 
 
 class VllmEngine:
@@ -112,11 +99,11 @@ class VllmEngine:
 
     def _load(self) -> None:
         folder = self._checkpoint.fetch()
-        check_folder(folder, self._card)
-        check_weights(folder)
-        self._encoder = PromptEncoder(folder, self._card, self._settings.max_tokens)
-        register()
-        self._placeholder = self._encoder.ids("<image>")
+        family = family_of(self._card.architecture)
+        family.check(folder, self._card)
+        family.check_weights(folder)
+        family.register_with_vllm()
+        self._prompts = family.vllm_prompts(folder, self._card, max_tokens=self._settings.max_tokens)
         arguments = self._arguments(str(folder))
         try:
             with with_parent_watchdog():
@@ -129,24 +116,13 @@ class VllmEngine:
         pooler = PoolerConfig(**arguments["pooler_config"])
         return arguments | {"pooler_config": pooler, "disable_log_stats": True} | (self._settings.engine_options or {})
 
-    def _prepare(self, item: Item) -> Prepared:
-        if item.image is None:
-            ids = self._encoder.encode(item).before
-            return Prepared({"prompt_token_ids": ids}, len(ids))
-        tiling = self._card.image_tiling
-        tiles = tiling.cut(load_image(item.image))
-        image_tokens = len(tiles) * tiling.tokens_per_tile + 2  # and what stands before and behind them
-        before, after = self._encoder.encode(item, image_tokens)
-        prompt = {
-            "prompt_token_ids": [*before, *self._placeholder, *after],
-            "multi_modal_data": {"image": _strip(tiles)},
-        }
-        return Prepared(prompt, len(before) + image_tokens + len(after))
+    def _prepare(self, item: Item) -> VllmInput:
+        return self._prompts.prepare(item)
 
-    async def _compute(self, items: Sequence[Prepared]) -> Sequence[Outcome]:
+    async def _compute(self, items: Sequence[VllmInput]) -> Sequence[Outcome]:
         return [await self._answer(item) for item in items]
 
-    async def _answer(self, item: Prepared) -> Outcome:
+    async def _answer(self, item: VllmInput) -> Outcome:
         try:
             async for output in self._llm.encode(
                 item.prompt, PoolingParams(task="embed"), request_id=f"nemovlm-{next(self._numbers)}"
@@ -169,17 +145,8 @@ class VllmEngine:
         return Answer(vector, item.tokens)
 
 
-def _strip(tiles: NDArray[np.uint8]) -> Image.Image:
-    """Put tiles (t, side, side, 3) one below the other into one image.
-
-    Of all grids vLLM's processor then chooses 1 x t, whose shape fits exactly, resizes nothing, and cuts the very
-    tiles that were put in; without `use_thumbnail` it adds none.
-    """
-    return Image.fromarray(tiles.reshape(-1, *tiles.shape[2:]))
-
-
-def _oldest(waiting: Mapping[int, Prepared]) -> list[int]:
-    """vLLM makes its own batches, so each item goes there by itself."""
+def _oldest(waiting: Mapping[int, VllmInput]) -> list[int]:
+    """VLLM makes its own batches, so each item goes there by itself."""
     return [next(iter(waiting))]
 
 

@@ -1,4 +1,4 @@
-"""What vLLM is told of a model, be it in this process or a server of its own.
+"""What vLLM is told of a model of any family, be it in this process or a server of its own.
 
 Nothing that decides over vectors is left to what a repository's files say, nor to the user. Imports no vLLM.
 """
@@ -8,7 +8,8 @@ from types import MappingProxyType
 from typing import Any
 
 from nemovlm.errors import ConfigurationError
-from nemovlm.models.catalogue import ModelCard
+from nemovlm.models.card import ModelCard
+from nemovlm.models.families import family_of
 from nemovlm.settings import Settings
 
 BATCH_TOKENS = {"cuda": 16384, "cpu": 4096}
@@ -42,7 +43,7 @@ def engine_arguments(
 ) -> dict[str, Any]:
     """Return arguments of vLLM's engine, `engine_options` not among them.
 
-    Without `whole_images` an image comes as a strip of the tiles that it was cut into before.
+    Without `whole_images` an image comes as the family's `vllm_prompts` makes it.
     """
     longest = max(card.max_tokens(modality) for modality in card.modalities)
     longest = min(longest, settings.max_tokens or longest)
@@ -50,7 +51,6 @@ def engine_arguments(
         "model": folder,
         "runner": "pooling",
         "dtype": dtype_on(device, settings),
-        "pooler_config": {"seq_pooling_type": "MEAN", "use_activation": True},
         "max_model_len": longest,
         # Nothing is computed in parts, so a step must hold the longest prompt.
         "max_num_batched_tokens": max(longest, settings.batch_tokens or BATCH_TOKENS[device]),
@@ -58,19 +58,7 @@ def engine_arguments(
         "enable_prefix_caching": False,
         "use_tqdm_on_load": False,
     }
-    if (tiling := card.tiling) is not None:
-        strip = tiling.max_tokens // tiling.tokens_per_tile
-        arguments |= {
-            "limit_mm_per_prompt": {"image": 1},
-            "mm_processor_cache_gb": 0,  # a page is embedded once: to keep it only costs memory
-            "mm_processor_kwargs": {
-                "dynamic_image_size": True,
-                "min_dynamic_patch": tiling.min_tiles if whole_images else 1,
-                "max_dynamic_patch": tiling.max_tiles if whole_images else strip,
-                "use_thumbnail": tiling.thumbnail and whole_images,
-            },
-        }
-    return arguments
+    return arguments | family_of(card.architecture).vllm_arguments(card, whole_images=whole_images)
 
 
 def dtype_on(device: str, settings: Settings) -> str:
@@ -81,7 +69,11 @@ def dtype_on(device: str, settings: Settings) -> str:
 
 
 def refuse_fixed(names: Iterable[str], where: str, more: Mapping[str, str | None] = MappingProxyType({})) -> None:
-    """Raise `ConfigurationError` if one of `names` is not the user's to give `where`; `more` are not either."""
+    """Check that none of `names`, which the user gave `where`, is fixed here or among `more`.
+
+    Raises:
+        ConfigurationError: One is.
+    """
     fixed = {name: f"setting {setting}" if setting else None for name, setting in _FIXED.items()} | dict(more)
     for name in names:
         if name in fixed:

@@ -48,4 +48,4 @@ def _exit_with_parent(parent: int) -> None:
 
 
 if __name__ == "__mp_main__":
-    threading.Thread(target=_exit_with_parent, args=[os.getppid()], name="nemovlm-follow", daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=[os.getppid()], name="nemovlm-watchdog", daemon=True).start()

@@ -14,8 +14,8 @@ from nemovlm.engines.remote.retry import RequestFailedError
 from nemovlm.errors import ProtocolError
 from nemovlm.images import compact
 from nemovlm.inputs import Role
-from nemovlm.models.catalogue import ModelCard
-from nemovlm.models.llama_nemotron.prompts import prompt
+from nemovlm.models.card import ModelCard
+from nemovlm.models.families import family_of
 from nemovlm.wire.vllm_server import (
     MESSAGE_LAYOUTS,
     MessageLayout,
@@ -71,6 +71,7 @@ async def examine(count: Count, card: ModelCard, host: str) -> ServerCapabilitie
     Raises:
         RequestFailedError: The server fails, or does not have the model.
     """
+    prompt = family_of(card.architecture).prompt
     try:
         prefixes = {
             role: await count(count_text(prompt(role, "", image=False).prefix, card.id, special=True))
@@ -90,7 +91,7 @@ async def examine(count: Count, card: ModelCard, host: str) -> ServerCapabilitie
     found = ServerCapabilities(
         min(tokens.limit for tokens in prefixes.values()), {role: tokens.ids for role, tokens in prefixes.items()}
     )
-    if not card.vision:
+    if not card.takes_images:
         return found
     said = ""
     for layout in MESSAGE_LAYOUTS:
@@ -107,7 +108,7 @@ async def examine(count: Count, card: ModelCard, host: str) -> ServerCapabilitie
     if not found.message_layouts:
         reason = f"{host} gets no images, because no conversation becomes the exact prompt there{said}; {_ADVICE}"
         return replace(found, images_disabled_reason=reason)
-    if card.tiling and found.image_tokens != (most := card.tiling.max_tokens + _IMAGE_DELIMITERS):
+    if card.vision and found.image_tokens != (most := card.vision.max_tokens + _IMAGE_DELIMITERS):
         reason = (
             f"{host} gets no images, because it makes up to {found.image_tokens} tokens of one, where {card.id} "
             f"has {most}; start it with `nemovlm serve --vllm-server`"
@@ -137,6 +138,7 @@ async def _image_ids(
     layout: MessageLayout, count: Count, card: ModelCard, prefixes: dict[Role, list[int]], tails: dict[str, list[int]]
 ) -> list[int]:
     """Return the token ids of the probe's image, or none if any of the probes is not what `layout` is for."""
+    prompt = family_of(card.architecture).prompt
     strip = compact(Image.new("RGB", _STRIP), lambda width, height: (width, height), 1_000_000)
     image: list[int] = []
     for role, head in prefixes.items():

@@ -21,7 +21,7 @@ from nemovlm.engines.remote.pool import UpstreamPool
 from nemovlm.engines.remote.retry import Deadline, RequestFailedError
 from nemovlm.errors import NemoVLMError, ProtocolError
 from nemovlm.inputs import Item
-from nemovlm.models.catalogue import ModelCard
+from nemovlm.models.card import ModelCard
 from nemovlm.settings import Settings
 from nemovlm.wire.batching import next_request
 from nemovlm.wire.items import EncodedItem

@@ -1,7 +1,7 @@
 """An image becomes a file that a server takes: no more pixels than the model can use, no more bytes than allowed."""
 
 from nemovlm.images import Encoded, ImageSource, compact
-from nemovlm.models.catalogue import ModelCard
+from nemovlm.models.card import ModelCard
 
 # Pixels that a NIM takes, on the shorter and the longer side (model card of llama-3.2-nemoretriever-1b-vlm-embed-v1).
 _MAX_SIDES = (8192, 16384)
@@ -15,7 +15,7 @@ def encode_image(image: ImageSource, card: ModelCard, max_bytes: int) -> Encoded
         InputError: The model takes no images.
     """
     card.require_vision()
-    return compact(image, card.tiling.usable_size if card.tiling else _usable_size, max_bytes)
+    return compact(image, card.vision.usable_size if card.vision else _usable_size, max_bytes)
 
 
 def _usable_size(width: int, height: int) -> tuple[int, int]:

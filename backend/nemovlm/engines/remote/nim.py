@@ -7,9 +7,9 @@ from nemovlm.engines.remote.engine import RemoteEngine
 from nemovlm.engines.remote.images import encode_image
 from nemovlm.engines.remote.pool import UpstreamPool
 from nemovlm.inputs import Item
-from nemovlm.models.catalogue import ModelCard
+from nemovlm.models.card import ModelCard
 from nemovlm.models.checkpoint import Checkpoint
-from nemovlm.models.llama_nemotron.prompts import escape_special_tokens
+from nemovlm.models.families import family_of
 from nemovlm.settings import Settings
 from nemovlm.wire.nim import Dialect, NimItem, encode_item, request_body
 from nemovlm.wire.problems import Problem
@@ -28,6 +28,7 @@ class NimProtocol:
     def __init__(self, card: ModelCard, settings: Settings) -> None:
         self.card = card
         self.settings = settings
+        self._escape = family_of(card.architecture).escape_special_tokens
         self.dialect = Dialect()
         """What the servers understand, as far as it is known."""
 
@@ -38,7 +39,7 @@ class NimProtocol:
         """Return an item as JSON."""
         settings = self.settings
         image = None if item.image is None else encode_image(item.image, self.card, settings.max_image_bytes)
-        return encode_item(item.role, escape_special_tokens(item.text), image, item.truncate, settings.joiner)
+        return encode_item(item.role, self._escape(item.text), image, item.truncate, settings.joiner)
 
     async def fit(self, items: Sequence[NimItem]) -> Sequence[NimItem]:
         """Return them as they are: a NIM truncates by itself."""

@@ -1,4 +1,8 @@
-"""When a request is sent again, how long after, and when that ends: the whole policy."""
+"""When a request is sent again, how long after, and when that ends: the whole policy.
+
+It is that of NVIDIA's NeMo-Retriever client (`main_text_embed.py`): the wait is what the server asks for in
+`Retry-After`, else full jitter (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
+"""
 
 from collections.abc import Sequence
 

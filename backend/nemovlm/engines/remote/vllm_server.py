@@ -21,9 +21,9 @@ from nemovlm.engines.remote.retry import Deadline, RequestFailedError
 from nemovlm.errors import EngineError, InputTooLongError, NemoVLMError
 from nemovlm.images import Encoded, ImageSource, load_image, read_image
 from nemovlm.inputs import Item
-from nemovlm.models.catalogue import ModelCard
+from nemovlm.models.card import ModelCard
 from nemovlm.models.checkpoint import Checkpoint
-from nemovlm.models.llama_nemotron.prompts import prompt
+from nemovlm.models.families import family_of
 from nemovlm.models.truncation import common_prefix_length, truncate_tokens
 from nemovlm.settings import Settings
 from nemovlm.wire.address import Address
@@ -79,6 +79,7 @@ class VllmServerProtocol:
     def __init__(self, card: ModelCard, settings: Settings) -> None:
         self._card = card
         self._settings = settings
+        self._prompt = family_of(card.architecture).prompt
 
     async def start(self, pool: UpstreamPool) -> None:
         """Find out what each server makes of a conversation.
@@ -99,7 +100,7 @@ class VllmServerProtocol:
     def encode(self, item: Item) -> VllmItem:
         """Return an item as JSON, marked if it may be too long."""
         can = self._capabilities
-        prefix, text = prompt(item.role, item.text, image=item.image is not None)
+        prefix, text, _ = self._prompt(item.role, item.text, image=item.image is not None)
         if item.image is None:
             image, encoded, most = None, encode_text(prefix + text), 0
         else:
@@ -159,7 +160,7 @@ class VllmServerProtocol:
             return error
 
     async def _fitted_text(self, item: Item) -> VllmItem:
-        prefix, text = prompt(item.role, item.text, image=False)
+        prefix, text, _ = self._prompt(item.role, item.text, image=False)
         ids = (await self._count(count_text(prefix + text, self._card.id, special=True))).ids
         fixed = common_prefix_length(ids, self._capabilities.prefixes[item.role])
         return encode_tokens([*ids[:fixed], *truncate_tokens(fixed, ids[fixed:], self._limit(item), item)])
@@ -169,7 +170,7 @@ class VllmServerProtocol:
         tokens = await self._count(count_conversation(long, self._card.id))
         fixed = len(tokens.ids) - tokens.ids[::-1].index(can.image_end)  # no text has that token in it
         kept = len(truncate_tokens(fixed, tokens.ids[fixed:], self._limit(item), item))
-        prefix, text = prompt(item.role, item.text, image=True)
+        prefix, text, _ = self._prompt(item.role, item.text, image=True)
         if fixed + kept < len(tokens.ids):
             text = await self._truncated(text, tokens.pieces[fixed:], kept, end=item.truncate == "END")
         return encode_conversation(can.message_layouts[0], item.role, prefix, image, text[1:])

@@ -20,7 +20,9 @@ from transformers import LlamaConfig, LlamaModel, SiglipVisionConfig, SiglipVisi
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from nemovlm.errors import CheckpointError
-from nemovlm.models.checkpoint import architecture_of, canonical_names, read_json, weight_files
+from nemovlm.models.files import read_json, weight_files
+from nemovlm.models.llama_nemotron.cards import VISION
+from nemovlm.models.llama_nemotron.layout import canonical_names
 
 _MEAN, _STD = 0.5, 0.5  # SigLIP's, for all three channels (`SIGLIP_MEAN`, `SIGLIP_STD` in vLLM's processor)
 
@@ -33,7 +35,7 @@ class LlamaBidirectionalModel(nn.Module):
         self.language_model = _bidirectional_llama(config)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Return (b, h) float32, not normalised, for `input_ids` (b, l) and a mask (b, l) that is 0 on padding."""
+        """Return (b, h) float32, not normalized, for `input_ids` (b, l) and a mask (b, l) that is 0 on padding."""
         return self.pool(self._token_embeddings(input_ids), attention_mask)
 
     def pool(self, embeddings: Tensor, attention_mask: Tensor | None) -> Tensor:
@@ -52,7 +54,7 @@ class LlamaBidirectionalModel(nn.Module):
 
 
 class LlamaNemotronVLModel(LlamaBidirectionalModel):
-    """The same with eyes: image features take the places of `<IMG_CONTEXT>` tokens among the text tokens."""
+    """The same with vision: image features take the places of `<IMG_CONTEXT>` tokens among the text tokens."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__(config["llm_config"])
@@ -79,7 +81,7 @@ class LlamaNemotronVLModel(LlamaBidirectionalModel):
         image_features: Tensor | None = None,
         image_token_id: int | None = None,
     ) -> Tensor:
-        """Return (b, h) float32, not normalised.
+        """Return (b, h) float32, not normalized.
 
         `image_features` (k, h) replace the k tokens `image_token_id` of the batch, item after item.
         """
@@ -103,7 +105,8 @@ class LlamaNemotronVLModel(LlamaBidirectionalModel):
 def load_model(folder: Path, *, device: str, dtype: torch.dtype) -> LlamaBidirectionalModel:
     """Build the module that the checkpoint in `folder` describes, with its weights, ready to run.
 
-    Raises `CheckpointError` like `check_weights`.
+    Raises:
+        CheckpointError: Like `check_weights`.
     """
     model, names = _matched(folder)
     weights: dict[str, Tensor] = {}
@@ -116,9 +119,10 @@ def load_model(folder: Path, *, device: str, dtype: torch.dtype) -> LlamaBidirec
 
 
 def check_weights(folder: Path) -> None:
-    """Raise `CheckpointError`, naming every weight that is missing, left over or of another shape, if any is.
+    """Check that all weights are there, of the right shape, and no others.
 
-    For others who load it: vLLM 0.32 takes a missing weight for one of random numbers.
+    Raises:
+        CheckpointError: Naming every weight that is missing, left over or of another shape.
     """
     _matched(folder)
 
@@ -132,7 +136,7 @@ def _bidirectional_llama(config: Mapping[str, Any]) -> LlamaModel:
 def _matched(folder: Path) -> tuple[LlamaBidirectionalModel, dict[Path, dict[str, str]]]:
     """Return the module without weights, and for each file {name in the file: name in the module}."""
     config = read_json(folder, "config.json")
-    kind = LlamaNemotronVLModel if architecture_of(config) == "LlamaNemotronVLModel" else LlamaBidirectionalModel
+    kind = LlamaNemotronVLModel if VISION in config["architectures"] else LlamaBidirectionalModel
     try:
         with torch.device("meta"):  # no memory and no random numbers for weights that are replaced later
             model = kind(config)

@@ -5,35 +5,27 @@ Source: NVIDIA's `nemo_automodel` 0.7.0, `components/models/llama_nemotron_vl/pr
 """
 
 import re
-from typing import NamedTuple
 
 from nemovlm.inputs import Role
+from nemovlm.models.base import Prompt
+
+PROMPT_VERSION = 1
+"""Changes with the prompts, because the vectors do."""
 
 _SPECIAL = re.compile(r"<(?=(?:image|/?img|IMG_CONTEXT|/?(?:quad|ref|box)|\|[A-Za-z0-9_]+\|)>)")
-
-
-class Prompt(NamedTuple):
-    """`prefix`, then the image (if any), then `text`: the parts of a prompt that truncation may or may not touch.
-
-    With an image, the two parts are tokenised apart, as they are in the whole string, where the special tokens
-    of the image stand between them. Without one they are one string.
-    """
-
-    prefix: str
-    text: str
 
 
 def prompt(role: Role, text: str, *, image: bool) -> Prompt:
     """Return the prompt of an item: `query: {text}`, `passage: {text}` or `passage: <image> {text}`.
 
-    An image alone has the empty text; the space behind `<image>` stays, as in the reference.
+    An image alone has the empty text; the space after `<image>` stays, as in the reference.
     """
     clean = escape_special_tokens(text)
     return Prompt(prefix=f"{role}: ", text=f" {clean}" if image else clean)
 
 
 def escape_special_tokens(text: str) -> str:
-    """Take the meaning from special tokens that a text spells out, by a space behind the bracket.
+    """Take the meaning from special tokens that a text spells out, by a space after the bracket.
 
     A tokenizer would turn `<IMG_CONTEXT>` in somebody's text into the very token that stands for image features.
     `<image>`, `<img>`, `</img>`, `<IMG_CONTEXT>`, InternVL's `<quad>`, `<ref>` and `<box>` with their closers, and

@@ -1,0 +1,190 @@
+"""The commands that make and use vectors: `index`, `search`, `embed` and `delete`."""
+
+import json
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Unpack
+
+import numpy as np
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from nemovlm.cli.console import (
+    BaseUrl,
+    Db,
+    Debug,
+    Device,
+    Engine,
+    ExitCode,
+    Json,
+    Model,
+    announce,
+    command,
+    open_embedder,
+    say,
+    stderr,
+    stdout,
+    write,
+)
+from nemovlm.errors import ConfigurationError
+from nemovlm.inputs import Modality, Passage
+from nemovlm.parity import model_on_engine
+from nemovlm.settings import Options, Settings
+
+if TYPE_CHECKING:
+    from nemovlm.cli.report import Answer
+    from nemovlm.index import PageIndex
+
+_SHOWN_ERRORS = 20
+_INDENT = " " * 12  # under the name of the document
+
+
+@command
+def index(
+    paths: Annotated[list[Path], typer.Argument(help="PDFs, and folders of PDFs.", show_default=False)],
+    db: Db,
+    model: Model = None,
+    engine: Engine = None,
+    base_url: BaseUrl = None,
+    device: Device = None,
+    modality: Annotated[Modality | None, typer.Option(help="What of a page is embedded. Default: all it can.")] = None,
+    password: Annotated[str | None, typer.Option(help="For encrypted PDFs.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes to render pages in.")] = 1,
+    debug: Debug = False,
+) -> None:
+    """Put the pages of PDFs into an index. What is there already is not done again."""
+    pages = _open_or_create(db, model, engine=engine, base_url=base_url, device=device)
+    if modality is None and "image" not in pages.embedder.modalities:
+        say("pages are embedded by their text layer, because this model reads text only")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bar:
+        task = bar.add_task("pages", total=None)
+        try:
+            report = pages.add(
+                paths,
+                modality=modality,
+                password=password,
+                workers=workers,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        except KeyboardInterrupt:
+            bar.stop()
+            say(f"the index in {db} keeps {len(pages)} pages; the same command goes on from there")
+            raise
+    for error in report.failed[:_SHOWN_ERRORS]:
+        say(f"left out: {error}", style="yellow")
+    if len(report.failed) > _SHOWN_ERRORS:
+        say(f"… and {len(report.failed) - _SHOWN_ERRORS} more")
+    say(f"{report}; the index in {db} has {len(pages)} pages")
+    if report.failed:
+        raise typer.Exit(ExitCode.PARTIAL)
+
+
+@command
+def search(
+    questions: Annotated[
+        list[str] | None, typer.Argument(help="Questions, each in quotes.", show_default=False)
+    ] = None,
+    *,
+    db: Db,
+    image: Annotated[Path | None, typer.Option(help="Search by a picture instead.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Pages to find for each question.")] = 5,
+    html: Annotated[Path | None, typer.Option(help="Write a page with thumbnails to this file.")] = None,
+    as_json: Json = False,
+    engine: Engine = None,
+    base_url: BaseUrl = None,
+    device: Device = None,
+    debug: Debug = False,
+) -> None:
+    """Find the pages that answer questions."""
+    from nemovlm.cli.report import Answer, render_html
+
+    if (image is None) == (not questions):
+        raise ConfigurationError("ask at least one question, or give one picture with --image")
+    pages = _open(db, engine=engine, base_url=base_url, device=device)
+    answers = [Answer(question, pages.search(question, k)) for question in questions or []]
+    if image is not None:
+        answers = [Answer(image.name, pages.search(image, k))]
+    if as_json:
+        stdout.out(json.dumps([answer.as_dict() for answer in answers], indent=2, ensure_ascii=False))
+    else:
+        for answer in answers:
+            _print(answer)
+    if html is not None:
+        subtitle = f"{len(pages)} pages in {db}; {model_on_engine(pages.embedder.describe())}"
+        write(html, render_html(answers, title="Pages found", subtitle=subtitle))
+
+
+@command
+def embed(
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts, each in quotes.", show_default=False)] = None,
+    *,
+    image: Annotated[list[Path] | None, typer.Option(help="An image file; may be given again.")] = None,
+    query: Annotated[bool, typer.Option("--query", help="Embed texts as queries, not as passages.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write a NumPy file, (n, d) float32, instead of JSON.")] = None,
+    model: Model = None,
+    engine: Engine = None,
+    base_url: BaseUrl = None,
+    device: Device = None,
+    debug: Debug = False,
+) -> None:
+    """Embed texts and images: one line of JSON each, in the order given, texts first."""
+    texts, images = texts or [], image or []
+    if (not texts and not images) or (query and images):
+        raise ConfigurationError("give texts, or images with --image; a query is always a text")
+    embedder = open_embedder(model, engine=engine, base_url=base_url, device=device)
+    passages = [Passage(text=text) for text in texts] + [Passage(image=path, label=str(path)) for path in images]
+    vectors = embedder.embed_queries(texts) if query else embedder.embed(passages)
+    if out is not None:
+        buffer = BytesIO()
+        np.save(buffer, vectors)
+        write(out, buffer.getvalue())
+        return
+    for name, vector in zip([*texts, *map(str, images)], vectors, strict=True):
+        stdout.out(json.dumps({"input": name, "embedding": [round(float(x), 8) for x in vector]}, ensure_ascii=False))
+
+
+@command
+def delete(
+    document: Annotated[Path, typer.Argument(help="The PDF, by the path that it was indexed from.")],
+    db: Db,
+    debug: Debug = False,
+) -> None:
+    """Take a document out of an index."""
+    from nemovlm.index import PageIndex
+
+    pages = PageIndex(db)
+    if not (count := pages.delete(document)):
+        raise ConfigurationError(f"{document} is not in {db}; it has: {', '.join(pages.documents()) or 'nothing'}")
+    say(f"{count} pages of {document} deleted; the index in {db} has {len(pages)}")
+
+
+def _open(db: Path, **options: Unpack[Options]) -> "PageIndex":
+    """Open an index that exists with an embedder like the one that made it, and announce that."""
+    from nemovlm.index import PageIndex
+
+    pages = PageIndex(db, **options)
+    announce(pages.embedder, f"the index in {db} was made with it")
+    return pages
+
+
+def _open_or_create(db: Path, model: str | None, **options: Unpack[Options]) -> "PageIndex":
+    """Open an index with the model chosen, or that of the index, or the best that is here."""
+    from nemovlm.index import PageIndex, is_index
+
+    if is_index(db) and Settings.from_kwargs(model=model, **options).model is None:
+        return _open(db, **options)
+    return PageIndex(db, open_embedder(model, **options))
+
+
+def _print(answer: "Answer") -> None:
+    from nemovlm.cli.report import snippet
+
+    stdout.print(Text(answer.question, style="bold"))
+    for rank, hit in enumerate(answer.hits, 1):
+        where = f"{Path(hit.document).name}  page {hit.page + 1} of {hit.total}"
+        stdout.print(Text(f"{rank:3}. {hit.score:.3f}  {where}"), soft_wrap=True)
+        if text := snippet(hit.text, answer.question, max(40, stdout.width - len(_INDENT) - 4)):
+            stdout.print(Text(_INDENT + text, style="dim"), soft_wrap=True)
+    stdout.print("" if answer.hits else "     no page: the index is empty\n")

@@ -1,0 +1,227 @@
+"""One call of `PageIndex.add`: pages become rows, and what is in the index already is not embedded again.
+
+Rows are written as they come, with the digests by which a later run knows what it need not do again: a run that is
+stopped, killed or fails keeps what it has done, and the next one goes on from there.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Self, TypeAlias
+
+from nemovlm.embedder import Embedder, Progress
+from nemovlm.errors import InputError, NemoVLMError, PdfError, PdfPageError
+from nemovlm.images import encode_jpeg
+from nemovlm.index.store import PageStore
+from nemovlm.inputs import Modality, Passage
+from nemovlm.models.tiling import NEMOTRON_TILING, Tiling
+from nemovlm.pdf import Page, count_pages, read_pages
+
+Row: TypeAlias = dict[str, Any]
+"""A row of the table, with or without its vector."""
+
+_THUMBNAIL_EDGE = 400  # pixels: enough to recognize a page, some 25 kB
+# Pages that are embedded by their text are rendered for the thumbnail alone.
+_THUMBNAIL_TILING = Tiling(tile=192)
+_LOOKUP_PAGES = 16
+# What a kill may cost at the most: so many pages, or so many seconds of work.
+_FLUSH_PAGES = 64
+_FLUSH_SECONDS = 5.0
+
+
+@dataclass
+class AddReport:
+    """What `PageIndex.add` did, in pages, except for `documents`."""
+
+    documents: int = 0
+    embedded: int = 0
+    reused: int = 0
+    """Vector copied from an identical page that is already in the index."""
+    unchanged: int = 0
+    """Already there."""
+    failed: list[NemoVLMError] = field(default_factory=list)
+    """One error for each document or page that was left out."""
+
+    def __str__(self) -> str:
+        counts = {
+            "taken over from equal pages": self.reused,
+            "already there": self.unchanged,
+            "left out": len(self.failed),
+        }
+        more = "".join(f", {count} {what}" for what, count in counts.items() if count)
+        documents = "1 document" if self.documents == 1 else f"{self.documents} documents"
+        return f"{documents}: {self.embedded} pages embedded{more}"
+
+
+@dataclass(frozen=True)
+class _Document:
+    path: Path
+    sha256: str
+    total: int
+
+
+class Run:
+    """Brings an index up to date with some PDFs, and counts what it did in `report`.
+
+    Args:
+        writable: Returns the table, making it if need be: before any page is embedded, so that a full disk is known
+            before the work begins.
+        embedder: What embeds the pages.
+        modality: What of a page is embedded.
+        password: For encrypted PDFs.
+        workers: Processes to render in.
+        progress: Called with the pages done and the pages in all.
+    """
+
+    def __init__(
+        self,
+        writable: Callable[[], PageStore],
+        embedder: Embedder,
+        modality: Modality,
+        password: str | None,
+        workers: int,
+        progress: Progress | None,
+    ) -> None:
+        self.report = AddReport()
+        self._writable = writable
+        self._embedder = embedder
+        self._modality = modality
+        self._password = password
+        self._workers = workers
+        self._progress = progress
+        self._total = 0
+        self._done = 0
+
+    def add(self, paths: list[Path]) -> None:
+        """Index PDFs, in order. One that cannot be opened is left out.
+
+        Raises:
+            NemoVLMError: The index cannot be written, or the engine cannot work at all.
+        """
+        inspected = [self._inspect(path) for path in paths]
+        documents = [document for document in inspected if isinstance(document, _Document)]
+        self.report.failed += [error for error in inspected if isinstance(error, PdfError)]
+        self._total = sum(document.total for document in documents)
+        for document in documents:
+            self._update(document)
+
+    def _inspect(self, path: Path) -> _Document | PdfError:
+        try:
+            total = count_pages(path, password=self._password)
+            with path.open("rb") as file:
+                return _Document(path, hashlib.file_digest(file, "sha256").hexdigest(), total)
+        except PdfError as error:
+            return error
+
+    def _update(self, document: _Document) -> None:
+        store = self._writable()
+        name, version = str(document.path), {"document_sha256": document.sha256, "modality": self._modality}
+        rows = store.rows(["page", *version], document=name)
+        there = {row["page"] for row in rows if all(row[key] == value for key, value in version.items())}
+        missing = [page for page in range(document.total) if page not in there]
+        end = self._done + document.total
+        self.report.documents += 1
+        self.report.unchanged += len(there)
+        self._advance(len(there))
+        whole = self._write(store, document, missing) if missing else True
+        if whole and len(rows) > len(there):
+            store.delete(document=name, but=version)
+        self._advance(end - self._done)
+
+    def _write(self, store: PageStore, document: _Document, missing: list[int]) -> bool:
+        """Write the missing pages of a document; return whether it could be read to its end."""
+        whole = True
+        with _Writer(store, self._advance) as writer:
+            for row, result in self._embedder.stream_results(self._passages(writer, document, missing), truncate="END"):
+                if not isinstance(result, NemoVLMError):
+                    self.report.embedded += 1
+                    writer.add(row, result)
+                else:
+                    self.report.failed.append(result)
+                    whole &= isinstance(result, PdfPageError) or not isinstance(result, PdfError)
+        return whole
+
+    def _passages(
+        self, writer: "_Writer", document: _Document, missing: list[int]
+    ) -> Iterator[tuple[Row, Passage | NemoVLMError]]:
+        """Yield the row of each page that has to be embedded, and its passage or why there is none.
+
+        What is embedded already, in an identical page, is written at once.
+        """
+        tiling = _THUMBNAIL_TILING if self._modality == "text" else self._embedder.vision or NEMOTRON_TILING
+        workers = min(self._workers, len(missing))
+        with closing(
+            read_pages(document.path, pages=missing, password=self._password, workers=workers, tiling=tiling)
+        ) as pages:
+            while group := list(islice(pages, _LOOKUP_PAGES)):
+                rows = {page.index: self._row(page, document) for page in group if isinstance(page, Page)}
+                vectors = writer.store.vectors(row["content"] for row in rows.values())
+                for page in group:
+                    if isinstance(page, PdfError):
+                        yield {}, page
+                    elif (content := rows[page.index]["content"]) in vectors:
+                        self.report.reused += 1
+                        writer.add(rows[page.index], vectors[content])
+                    else:
+                        yield rows[page.index], self._passage(page)
+
+    def _passage(self, page: Page) -> Passage | InputError:
+        if self._modality != "text" or page.text:
+            return page.passage(self._modality)
+        other = "index its image" if self._embedder.vision else "a model that sees images can read it"
+        return InputError(f"the page has no text layer, and only text is embedded; {other}").at(page.name)
+
+    def _row(self, page: Page, document: _Document) -> Row:
+        return {
+            "id": f"{document.path}#page={page.index + 1}",
+            "document": str(document.path),
+            "document_sha256": document.sha256,
+            "page": page.index,
+            "label": page.label,
+            "total": page.total,
+            "width": page.width,
+            "height": page.height,
+            "text": page.text,
+            "modality": self._modality,
+            "content": hashlib.sha256(f"{self._modality}\0{page.sha256}".encode()).hexdigest(),
+            "thumbnail": encode_jpeg(page.image, longest_edge=_THUMBNAIL_EDGE),
+        }
+
+    def _advance(self, pages: int) -> None:
+        self._done += pages
+        if self._progress and pages:
+            self._progress(self._done, self._total)
+
+
+class _Writer:
+    """Rows on their way into the table, some at a time: the rest at the end, also after Ctrl-C.
+
+    If that comes in the middle of a write, rows are written twice, which is harmless.
+    """
+
+    def __init__(self, store: PageStore, advance: Callable[[int], None]) -> None:
+        self.store = store
+        self._advance = advance
+        self._rows: list[Row] = []
+        self._written_at = time.monotonic()
+
+    def add(self, row: Row, vector: Any) -> None:
+        self._rows.append({**row, "vector": vector})
+        self._advance(1)
+        if len(self._rows) >= _FLUSH_PAGES or time.monotonic() - self._written_at > _FLUSH_SECONDS:
+            self._flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self.store.write(self._rows)
+        self._rows, self._written_at = [], time.monotonic()

@@ -1,0 +1,40 @@
+"""What a PDF says of itself: its information dictionary, with dates as ISO 8601. Knows no PDFium."""
+
+import re
+from collections.abc import Callable
+from datetime import datetime
+
+# PDF 32000-1, 14.3.3. `Trapped` is left out: it concerns printing presses.
+_KEYS = ("Title", "Author", "Subject", "Keywords", "Creator", "Producer", "CreationDate", "ModDate")
+# PDF 32000-1, 7.9.4: (D:YYYYMMDDHHmmSSOHH'mm), of which all but the year may be left out.
+_DATE = re.compile(r"(?:D:)?(\d{4})(\d\d)?(\d\d)?(\d\d)?(\d\d)?(\d\d)?(?:Z.*|([+-]\d\d)'?(\d\d)?'?)?")
+
+
+def read_info(read: Callable[[str], str]) -> dict[str, str]:
+    """Return the information dictionary of a PDF: all keys, in lower case, and "" where the PDF does not say.
+
+    Args:
+        read: Key -> what the PDF has there, or "". A UnicodeDecodeError counts as "": damaged files have half
+            characters.
+    """
+    info = {}
+    for key in _KEYS:
+        try:
+            value = read(key).replace("\0", "").strip()
+        except UnicodeDecodeError:
+            value = ""
+        info[key.lower()] = iso_date(value) if key.endswith("Date") else value
+    return info
+
+
+def iso_date(date: str) -> str:
+    """Return a date of a PDF as ISO 8601, or unchanged if it is none."""
+    if not (match := _DATE.fullmatch(date)):
+        return date
+    year, *parts, zone_hours, zone_minutes = match.groups()
+    month, day, *time = (part or least for part, least in zip(parts, ("01", "01", "00", "00", "00"), strict=True))
+    zone = f"{zone_hours}:{zone_minutes or '00'}" if zone_hours else "+00:00" if "Z" in date else ""
+    try:
+        return datetime.fromisoformat(f"{year}-{month}-{day}T{':'.join(time)}{zone}").isoformat()
+    except ValueError:
+        return date

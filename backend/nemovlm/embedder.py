@@ -365,7 +365,7 @@ class Embedder:
         total: int | None = None,
     ) -> Iterator[Vector | None]:
         done = 0
-        with closing(self._submitted(_keyless(items), role, truncate)) as chunks:
+        with closing(self._submitted(((None, item) for item in items), role, truncate)) as chunks:
             for chunk in chunks:
                 for _, result in runtime.wait(chunk):
                     yield apply_on_error(result, on_error)
@@ -386,7 +386,7 @@ class Embedder:
         in_memory = isinstance(items, Sequence)  # to read it blocks nobody
         if isinstance(items, AsyncIterable):
             items = iter_from_loop(items, asyncio.get_running_loop())
-        with closing(self._submitted(_keyless(items), role, truncate)) as chunks:
+        with closing(self._submitted(((None, item) for item in items), role, truncate)) as chunks:
             while chunk := next(chunks, None) if in_memory else await asyncio.to_thread(next, chunks, None):
                 for _, result in await runtime.wait_async(chunk):
                     yield apply_on_error(result, on_error)
@@ -400,7 +400,7 @@ class Embedder:
         If reading `items` fails, what was read before is still yielded; if the reader stops, the rest is
         cancelled.
         """
-        settings = self.settings
+        settings = self._handle.settings
         pending: deque[Future[_Results[K]]] = deque()
         ahead = min(settings.max_concurrency, _CHUNKS_AHEAD_REMOTE) if settings.remote else _CHUNKS_AHEAD
         start = 0
@@ -438,7 +438,7 @@ class Embedder:
     def _finish(self, outcome: Outcome) -> Result:
         if isinstance(outcome, NemoVLMError):
             return outcome
-        result = normalize(outcome.vector, native=self._handle.native_dimension, dimensions=self.dimension)
+        result = normalize(outcome.vector, native=self._handle.native_dimension, dimensions=self._handle.dimension)
         if not isinstance(result, NemoVLMError):
             self._usage = Usage(self._usage.items + 1, self._usage.tokens + outcome.tokens)
         return result
@@ -450,10 +450,6 @@ class Embedder:
 
 if Embedder.__doc__:  # not with `python -OO`
     Embedder.__doc__ = f"{Embedder.__doc__.rstrip()}\n\n    The settings:\n{describe_fields(indent=8)}"
-
-
-def _keyless(items: Iterable[Embeddable | NemoVLMError]) -> Iterator[_Pair[None]]:
-    return ((None, item) for item in items)
 
 
 def _check(item: Embeddable | NemoVLMError, role: Role, truncate: Truncate) -> Item | NemoVLMError:

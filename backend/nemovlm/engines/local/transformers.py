@@ -15,7 +15,6 @@ from nemovlm.engines.base import Answer, Outcome, Placement
 from nemovlm.engines.local.batching import next_batch
 from nemovlm.engines.pipeline import Pipeline
 from nemovlm.errors import EngineError, MissingExtraError, one_line
-from nemovlm.inputs import Item
 from nemovlm.models.base import ModelInput
 from nemovlm.models.checkpoint import Checkpoint
 from nemovlm.models.families import family_of
@@ -48,8 +47,6 @@ class TransformersEngine:
         self._max_tokens = settings.max_tokens
         self._device, self._dtype = self.placement(settings)
         self._batch_tokens = settings.batch_tokens or _BATCH_TOKENS[self._device.partition(":")[0]]
-        self._pipeline = Pipeline(self._prepare, self._next_batch, self._compute)
-        self.embed = self._pipeline.embed
 
     @staticmethod
     def placement(settings: Settings) -> Placement:
@@ -69,6 +66,8 @@ class TransformersEngine:
         """
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nemovlm-compute")
         await self._on_thread(self._load)
+        self._pipeline = Pipeline(self._model.prepare, self._next_batch, self._compute)
+        self.embed = self._pipeline.embed
 
     async def close(self) -> None:
         """Drop the weights, once the pass under way has ended."""
@@ -91,9 +90,6 @@ class TransformersEngine:
         del self._model
         if self._device.startswith("cuda"):
             torch.cuda.empty_cache()  # torch would keep it for itself, and another engine may be next
-
-    def _prepare(self, item: Item) -> ModelInput:
-        return self._model.prepare(item)
 
     def _next_batch(self, waiting: Mapping[int, ModelInput]) -> list[int]:
         return next_batch({number: len(item.ids) for number, item in waiting.items()}, self._batch_tokens)

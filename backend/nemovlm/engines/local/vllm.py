@@ -20,7 +20,6 @@ from nemovlm.engines.local.vllm_arguments import BATCH_TOKENS, ENVIRONMENT, dtyp
 from nemovlm.engines.local.watchdog import GRACE_SECONDS, with_parent_watchdog
 from nemovlm.engines.pipeline import Pipeline
 from nemovlm.errors import ConfigurationError, EngineError, EngineUnavailableError, MissingExtraError
-from nemovlm.inputs import Item
 from nemovlm.models.base import VllmInput
 from nemovlm.models.checkpoint import Checkpoint
 from nemovlm.models.families import family_of
@@ -60,8 +59,6 @@ class VllmEngine:
         self._settings = settings
         self._device, _ = self.placement(settings)
         self._numbers = count()
-        self._pipeline = Pipeline(self._prepare, _oldest, self._compute, _SLOTS)
-        self.embed = self._pipeline.embed
 
     @staticmethod
     def placement(settings: Settings) -> Placement:
@@ -83,6 +80,8 @@ class VllmEngine:
             EngineError: vLLM could not start.
         """
         await asyncio.to_thread(self._load)
+        self._pipeline = Pipeline(self._prompts.prepare, _oldest, self._compute, _SLOTS)
+        self.embed = self._pipeline.embed
         self._loop = asyncio.get_running_loop()
         atexit.register(self._end)  # for those who never close
 
@@ -115,9 +114,6 @@ class VllmEngine:
         arguments = engine_arguments(folder, self._card, self._settings, self._device, whole_images=False)
         pooler = PoolerConfig(**arguments["pooler_config"])
         return arguments | {"pooler_config": pooler, "disable_log_stats": True} | (self._settings.engine_options or {})
-
-    def _prepare(self, item: Item) -> VllmInput:
-        return self._prompts.prepare(item)
 
     async def _compute(self, items: Sequence[VllmInput]) -> Sequence[Outcome]:
         return [await self._answer(item) for item in items]

@@ -5,8 +5,8 @@ It knows what to do when a request is refused. How a server is talked to is the 
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
@@ -31,14 +31,14 @@ from nemovlm.wire.replies import read_reply
 E = TypeVar("E", bound=EncodedItem)
 
 
-class ServerRequest(Protocol):
+@dataclass(frozen=True)
+class ServerRequest:
     """One request for embeddings."""
 
-    def body(self) -> bytes:
-        """Return its body."""
-
-    def without(self, problem: Problem) -> "ServerRequest | None":
-        """Return it without the field that the server refused, or None if the problem is another."""
+    body: Callable[[], bytes]
+    """Makes its body, for each attempt anew: kept, the images of all requests that wait would be there twice."""
+    without: Callable[[Problem], "ServerRequest | None"]
+    """Returns it without the field that the server refused, or None if the problem is another."""
 
 
 class ServerProtocol(Protocol[E]):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from nemovlm.engines.remote.capabilities import common_capabilities, examine
 from nemovlm.engines.remote.discovery import hint_at_models
-from nemovlm.engines.remote.engine import RemoteEngine
+from nemovlm.engines.remote.engine import RemoteEngine, ServerRequest
 from nemovlm.engines.remote.images import encode_image
 from nemovlm.engines.remote.pool import UpstreamPool
 from nemovlm.engines.remote.retry import Deadline, RequestFailedError
@@ -27,7 +27,6 @@ from nemovlm.models.families import family_of
 from nemovlm.models.truncation import common_prefix_length, truncate_tokens
 from nemovlm.settings import Settings
 from nemovlm.wire.address import Address
-from nemovlm.wire.problems import Problem
 from nemovlm.wire.vllm_server import (
     Tokens,
     VllmItem,
@@ -59,18 +58,6 @@ class _LongItem(VllmItem):
     def group(self) -> str:
         """As for others, and apart from them."""
         return f"long {self.kind}"
-
-
-@dataclass(frozen=True)
-class _VllmRequest:
-    items: Sequence[VllmItem]
-    model: str
-
-    def body(self) -> bytes:
-        return request_body(self.items, self.model)
-
-    def without(self, _: Problem) -> None:
-        return None  # nothing is sent that a server may refuse
 
 
 class VllmServerProtocol:
@@ -121,9 +108,9 @@ class VllmServerProtocol:
             return items
         return await asyncio.gather(*(self._fitted(item) for item in items if isinstance(item, _LongItem)))
 
-    def request(self, items: Sequence[VllmItem]) -> _VllmRequest:
-        """Return the request for items of one kind."""
-        return _VllmRequest(items, self._card.id)
+    def request(self, items: Sequence[VllmItem]) -> ServerRequest:
+        """Return the request for items of one kind. It has no field that a server may refuse."""
+        return ServerRequest(partial(request_body, items, self._card.id), lambda _: None)
 
     def _encode_image(self, image: ImageSource) -> Encoded:
         if not isinstance(image, Image.Image):

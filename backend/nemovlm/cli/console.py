@@ -12,7 +12,7 @@ from typing import Annotated, ParamSpec, Unpack
 from nemovlm import __version__
 from nemovlm.embedder import Embedder
 from nemovlm.engines.choice import default_model
-from nemovlm.errors import ConfigurationError, MissingExtraError, NemoVLMError
+from nemovlm.errors import ConfigurationError, MissingExtraError, NemoVLMError, one_line
 from nemovlm.models.catalogue import POCKET
 from nemovlm.parity import model_on_engine
 from nemovlm.settings import EngineName, Options, Settings
@@ -91,7 +91,7 @@ def write(path: Path, content: str | bytes) -> None:
     try:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
     except OSError as error:
-        raise ConfigurationError(f"cannot write {path}: {error.strerror}") from error
+        raise ConfigurationError(f"cannot write {path}: {one_line(error)}") from error
     say(f"written: {path}")
 
 

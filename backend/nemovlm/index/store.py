@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
-from nemovlm.errors import IndexStorageError, MissingExtraError
+from nemovlm.errors import IndexStorageError, MissingExtraError, one_line
 from nemovlm.inputs import Vector
 
 try:
@@ -170,7 +170,7 @@ def _storage(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError, pa.ArrowException) as error:  # LanceDB raises any of these
-        reason = _RUST_PLACE.sub("", str(error).partition("\n")[0])[:300]
+        reason = _RUST_PLACE.sub("", one_line(error))
         raise IndexStorageError(
             f"the index in {folder} cannot be read or written ({reason}); check the folder's permissions and the "
             "space on the disk; what was indexed before is still there"

@@ -124,7 +124,7 @@ def _digest(folder: Path) -> str:
             stat = path.stat()
             total.update(_file_digest(path, stat.st_mtime_ns, stat.st_size))
         except OSError as error:
-            raise CheckpointError(f"{path} cannot be read ({error.strerror})") from error
+            raise CheckpointError(f"{path} cannot be read ({one_line(error)})") from error
     return total.hexdigest()[:12]
 
 

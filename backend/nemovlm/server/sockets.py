@@ -2,7 +2,7 @@
 
 import socket
 
-from nemovlm.errors import ConfigurationError
+from nemovlm.errors import ConfigurationError, one_line
 
 
 def bind_socket(host: str, port: int) -> socket.socket:
@@ -19,7 +19,7 @@ def bind_socket(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+        raise ConfigurationError(f"cannot listen on {host}:{port}: {one_line(error)}") from error
     return listener
 
 

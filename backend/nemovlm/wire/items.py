@@ -35,9 +35,9 @@ def join(items: Iterable[EncodedItem]) -> bytes:
     return _COMMA.join([item.encoded for item in items])
 
 
-def data_url(image: Encoded) -> bytes:
-    """Return an image as a `data:` URL, to be spliced into a JSON string.
+def data_url_parts(image: Encoded) -> tuple[bytes, ...]:
+    """Return the parts of an image's `data:` URL, to be joined with those of a JSON string: so it is copied once.
 
     Base64 needs no escapes: to let a JSON encoder look for them in a page would cost more than all else here.
     """
-    return b"".join((b"data:", image.mime_type.encode(), b";base64,", base64.b64encode(image.data)))
+    return b"data:", image.mime_type.encode(), b";base64,", base64.b64encode(image.data)

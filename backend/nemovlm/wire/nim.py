@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from nemovlm.images import Encoded
 from nemovlm.inputs import Role, Truncate
-from nemovlm.wire.items import EncodedItem, data_url, join
+from nemovlm.wire.items import EncodedItem, data_url_parts, join
 from nemovlm.wire.quantize import EmbeddingType
 
 Joiner: TypeAlias = Literal["newline", "space", "img"]
@@ -54,7 +54,7 @@ def encode_item(role: Role, text: str, image: Encoded | None, truncate: Truncate
         return NimItem(json.dumps(text).encode(), "text", role, truncate)
     before, after = _FRAMES[joiner]
     lead = json.dumps(text + before if text else before.lstrip()).encode().removesuffix(b'"')
-    encoded = b"".join((lead, data_url(image), after.encode(), b'"'))
+    encoded = b"".join((lead, *data_url_parts(image), after.encode(), b'"'))
     return NimItem(encoded, "text_image" if text else "image", "passage", truncate)
 
 

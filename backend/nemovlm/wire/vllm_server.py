@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from nemovlm.errors import ProtocolError
 from nemovlm.images import Encoded
 from nemovlm.inputs import Role
-from nemovlm.wire.items import EncodedItem, data_url, join
+from nemovlm.wire.items import EncodedItem, data_url_parts, join
 from nemovlm.wire.replies import read_json
 
 Kind: TypeAlias = Literal["text", "tokens", "conversation"]
@@ -62,7 +62,7 @@ def encode_conversation(layout: MessageLayout, role: Role, prefix: str, image: E
     else:
         messages = [{"role": "user", "content": [*_texts(prefix), *content]}]
     before, after = json.dumps(messages).encode().split(json.dumps(_HOLE)[1:-1].encode(), 1)
-    encoded = b"".join((before, data_url(image), after))
+    encoded = b"".join((before, *data_url_parts(image), after))
     return VllmItem(encoded, "text_image" if text else "image", "conversation")
 
 

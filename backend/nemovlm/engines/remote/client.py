@@ -5,7 +5,7 @@ from importlib.metadata import version
 
 import httpx
 
-from nemovlm.errors import ConfigurationError
+from nemovlm.errors import ConfigurationError, one_line
 from nemovlm.settings import Settings
 
 _CONNECT_SECONDS = 10.0
@@ -65,6 +65,6 @@ def _certificates(settings: Settings) -> ssl.SSLContext | bool:
             context.load_cert_chain(*settings.cert if isinstance(settings.cert, tuple) else (settings.cert,))
     except OSError as error:  # ssl.SSLError is one
         raise ConfigurationError(
-            f"verify={settings.verify} or cert={settings.cert} cannot be used: {error.strerror or error}"
+            f"verify={settings.verify} or cert={settings.cert} cannot be used: {one_line(error)}"
         ) from error
     return context

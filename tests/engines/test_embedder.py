@@ -20,6 +20,7 @@ from nemovlm.errors import (
     InputError,
     MissingExtraError,
     NemoVLMError,
+    PdfError,
     ServerError,
 )
 from nemovlm.images import encode_png
@@ -103,6 +104,31 @@ async def test_a_label_names_the_item(call: Call, vl: Embedder) -> None:
     """Errors use a passage's own name where it has one."""
     with pytest.raises(ImageError, match=r"^report\.pdf page 3: "):
         await call(vl, "embed", ["x", Passage(image=b"?", label="report.pdf page 3")])
+
+
+async def test_an_item_that_failed_before_keeps_its_place(call: Call, vl: Embedder) -> None:
+    """An error among the items is dealt with in its turn, with its own name or its place, and costs no other."""
+    failed, named = PdfError("torn"), PdfError("torn").at("a.pdf page 2")
+    seen: list[NemoVLMError] = []
+    vectors = await call(vl, "stream", ["a", failed, "b", named], on_error=seen.append)
+    assert [vector is None for vector in vectors] == [False, True, False, True]
+    assert np.abs(np.stack([vectors[0], vectors[2]]) - vl.embed(["a", "b"])).max() <= 1e-6
+    assert seen == [failed, named]
+    assert [(error.item, error.index) for error in seen] == [("item 1", 1), ("a.pdf page 2", 3)]
+    with pytest.raises(PdfError, match=r"^item 1: torn"):
+        await call(vl, "embed", ["a", PdfError("torn")])
+
+
+def test_results_come_with_their_keys(vl: Embedder) -> None:
+    """Each key gets the vector or the error of its own passage, in order, over several chunks."""
+    items = [(number, PdfError("torn") if number % 7 == 0 else f"text {number}") for number in range(600)]
+    results = list(vl.stream_results(items))
+    assert [key for key, _ in results] == list(range(600))
+    errors = {key: result for key, result in results if isinstance(result, NemoVLMError)}
+    assert errors == {key: item for key, item in items if isinstance(item, PdfError)}
+    good = {key: result for key, result in results if key not in errors}
+    expected = vl.embed([item for _, item in items if isinstance(item, str)])
+    assert np.abs(np.stack(list(good.values())) - expected).max() <= 1e-6
 
 
 async def test_progress_counts_up_to_the_total(call: Call, vl: Embedder) -> None:
@@ -210,6 +236,12 @@ def test_describe_says_what_and_why(vl: Embedder) -> None:
     assert (facts.engine, facts.device, facts.dtype) == ("transformers", "cpu", "float32")
     assert "torch and transformers are installed" in facts.reason
     assert facts.max_tokens["text"] == 1024
+
+
+def test_describing_makes_no_engine(vl_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an embedder is can be said without an engine."""
+    monkeypatch.setattr("nemovlm.engines.local.transformers.TransformersEngine.__init__", None)
+    assert Embedder(vl_folder, engine="transformers", dtype="bfloat16").describe().dtype == "bfloat16"
 
 
 def test_a_device_that_is_not_there(vl_folder: Path) -> None:

@@ -2,21 +2,24 @@
 
 import shutil
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from nemovlm import Embedder, Hit, PageIndex, iter_pages
+from nemovlm import Embedder, Hit, Page, PageIndex, iter_pages
 from nemovlm.errors import (
     ConfigurationError,
     IndexStorageError,
     InputError,
     PageIndexError,
+    PdfError,
     SpaceMismatchError,
 )
-from nemovlm.index import is_index
+from nemovlm.index import is_index, run, store
 
 
 def places(hits: list[Hit]) -> set[tuple[str, int]]:
@@ -191,6 +194,51 @@ def test_an_index_knows_its_embedder(
     assert index.embedder.space == embedder.space
     assert len(index.search("leave", k=3)) == 3
     index.embedder.close()
+
+
+def test_an_index_is_opened_once_on_another_engine(
+    vl: Embedder, pdfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Settings that change no vector go to the embedder that an index makes, and its folder is opened once."""
+    PageIndex(tmp_path / "db", vl).add(pdfs / "staff-handbook.pdf")
+    opened: list[object] = []
+    connect = store.lancedb.connect
+    monkeypatch.setattr(store.lancedb, "connect", lambda *a, **k: (opened.append(a), connect(*a, **k))[1])
+    index = PageIndex(tmp_path / "db", device="cpu", batch_tokens=512, base_url=None)
+    assert len(opened) == 1
+    assert (index.embedder.settings.device, index.embedder.settings.batch_tokens) == ("cpu", 512)
+    with pytest.raises(SpaceMismatchError):
+        PageIndex(tmp_path / "db", dimensions=32)
+    with pytest.raises(ConfigurationError, match="device cannot be added"):
+        PageIndex(tmp_path / "db", vl, device="cpu")
+
+
+def test_a_pdf_that_breaks_off_keeps_what_was_there(
+    vl: Embedder, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If a changed PDF cannot be read to its end, that is reported, its old pages stay, and other PDFs are indexed."""
+    first, second = tmp_path / "a.pdf", tmp_path / "b.pdf"
+    shutil.copy(samples / "staff-handbook.pdf", first)
+    shutil.copy(samples / "archive-bulletin.pdf", second)
+    index = PageIndex(tmp_path / "db", vl)
+    index.add(first)
+    shutil.copy(samples / "annual-report.pdf", first)
+    whole = run.read_pages
+
+    def broken(path: Path, **options: Any) -> Iterator[Page | PdfError]:
+        pages = whole(path, **options)
+        yield next(pages)
+        if path.name == "a.pdf":
+            yield PdfError("a rendering process died").at("a.pdf")
+            return
+        yield from pages
+
+    monkeypatch.setattr(run, "read_pages", broken)
+    report = index.add([first, second])
+    assert [str(error) for error in report.failed] == ["a.pdf: a rendering process died"]
+    assert report.embedded == 1 + index.documents()[str(second.resolve())]
+    found = index.search("days of leave", k=100)
+    assert len({hit.page for hit in found if Path(hit.document).name == "a.pdf"}) == 5
 
 
 def test_no_index_there(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def right(folder: Path, item: Embeddable, truncate: Truncate = "NONE") -> np.nda
 @pytest.mark.parametrize(("role", "name"), [("passage", "document"), ("query", "query")])
 @pytest.mark.parametrize("text", ["a text", " \n two  lines\n", "{{ bos_token }}", ""])
 def test_our_template_makes_the_prompts_of_all_engines(role: Any, name: str, text: str) -> None:
-    """By role and, as `/v2/embed` sends it, by a system message: bos, prefix, image and text as `models/prompts.py`."""
+    """By role and, as `/v2/embed` sends it, by a system message: bos, prefix, image, text, as the family has them."""
     image = {"type": "image_url", "image_url": {"url": "data:,"}}
     texts = [{"type": "text", "text": text}] if text else []
     prefix, behind, _ = prompt(role, text, image=True)

@@ -179,7 +179,7 @@ def test_a_garbled_reply_is_worth_another_attempt(content: bytes) -> None:
     ),
     kind=st.sampled_from(list(DTYPES)),
 )
-def test_quantised_vectors_come_back(numbers: list[float], kind: EmbeddingType) -> None:
+def test_quantized_vectors_come_back(numbers: list[float], kind: EmbeddingType) -> None:
     """`int8` and `uint8` nearly, `float` exactly, and of packed bits the signs."""
     vector = np.array(numbers, np.float32)
     packed = quantize(vector, kind)

@@ -383,7 +383,7 @@ class Embedder:
         total: int | None = None,
     ) -> AsyncIterator[Vector | None]:
         done = 0
-        in_memory = isinstance(items, Sequence)  # to read it blocks nobody
+        in_memory = isinstance(items, list | tuple)  # to read it blocks nobody
         if isinstance(items, AsyncIterable):
             items = iter_from_loop(items, asyncio.get_running_loop())
         with closing(self._submitted(((None, item) for item in items), role, truncate)) as chunks:

@@ -44,8 +44,8 @@ from nemovlm.models.catalogue import DEFAULT_MODEL
 from nemovlm.models.checkpoint import find_checkpoint
 from nemovlm.models.llama_nemotron.prompts import prompt
 from nemovlm.models.prompt_encoder import PromptEncoder
-from nemovlm.server import vllm as launcher
-from nemovlm.server.vllm import Launch, command_line
+from nemovlm.server import vllm_launcher as launcher
+from nemovlm.server.vllm_launcher import Launch, command_line
 from nemovlm.settings import Settings
 from nemovlm.wire.problems import read_problem
 from nemovlm.wire.vllm_server import encode_conversation, encode_text, encode_tokens, read_tokens, request_body

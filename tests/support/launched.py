@@ -20,7 +20,7 @@ from tests.support.real_vllm import OPTIONS
 _COMMAND = """
 from pathlib import Path
 from nemovlm.models import llama_nemotron
-from nemovlm.server import vllm as launcher
+from nemovlm.server import vllm_launcher as launcher
 from nemovlm.cli import main
 llama_nemotron.chat_template = Path({template!r}) if {template!r} else llama_nemotron.chat_template
 main()

@@ -24,7 +24,7 @@ from nemovlm.wire.nim import Dialect, NimItem, encode_item, request_body
 from nemovlm.wire.problems import Problem, read_problem
 from nemovlm.wire.quantize import DTYPES, EmbeddingType, dequantize, quantize
 from nemovlm.wire.replies import GarbledReplyError, read_models, read_reply
-from nemovlm.wire.retry import RETRYABLE_STATUSES, retry_after
+from nemovlm.wire.retry_after import RETRYABLE_STATUSES, retry_after
 
 ADDRESS = parse_address("http://127.0.0.1:8000")
 FOREVER = 4_000_000_000

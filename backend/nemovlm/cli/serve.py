@@ -9,8 +9,8 @@ from pydantic import SecretStr
 from nemovlm.cli.console import Debug, Device, Engine, Model, choose_model, command, open_embedder, say
 from nemovlm.errors import ConfigurationError
 from nemovlm.models.checkpoint import find_checkpoint
-from nemovlm.server.vllm import Launch
-from nemovlm.server.vllm import serve as launch_server
+from nemovlm.server.vllm_launcher import Launch
+from nemovlm.server.vllm_launcher import serve as launch_server
 from nemovlm.settings import Settings
 
 

@@ -22,7 +22,7 @@ from nemovlm.errors import (
     ServerError,
 )
 from nemovlm.inputs import Modality
-from nemovlm.wire.retry import RETRYABLE_STATUSES, retry_after
+from nemovlm.wire.retry_after import RETRYABLE_STATUSES, retry_after
 
 _EXCERPT = 300  # characters of a server's own words in a message
 _ITEM_FAULTS = frozenset({400, 413, 422})

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 
 from nemovlm.engines.remote.engine import RemoteEngine, ServerRequest
-from nemovlm.engines.remote.images import encode_image
+from nemovlm.engines.remote.image_encoding import encode_image
 from nemovlm.engines.remote.pool import UpstreamPool
 from nemovlm.inputs import Item
 from nemovlm.models.card import ModelCard

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from nemovlm.clock import Clock
-from nemovlm.engines.remote.upstream import Upstream
+from nemovlm.engines.remote.upstream import MAX_WAIT, Upstream
 from nemovlm.wire.problems import Problem
 from nemovlm.wire.replies import GarbledReplyError
-from nemovlm.wire.retry import MAX_WAIT, TOO_MANY_REQUESTS
+from nemovlm.wire.retry_after import TOO_MANY_REQUESTS
 
 # Servers that never replied are not waited for: their addresses are probably wrong.
 _MAX_ATTEMPTS_BEFORE_FIRST_REPLY = 3

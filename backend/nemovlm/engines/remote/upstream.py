@@ -1,11 +1,14 @@
-"""One server as it has shown itself: how much it is given, and when it is left alone. Pure state, no sockets."""
+"""One server as it has shown itself: its limit of concurrency, and its cooldown. Pure state, no sockets."""
 
 from dataclasses import dataclass, field
 
 from nemovlm.clock import Clock
 from nemovlm.wire.address import Address
 from nemovlm.wire.problems import Problem
-from nemovlm.wire.retry import MAX_WAIT, TOO_MANY_REQUESTS
+from nemovlm.wire.retry_after import TOO_MANY_REQUESTS
+
+MAX_WAIT = 30.0
+"""Seconds: the longest wait and the longest cooldown, unless the server asks for more."""
 
 _BUSY_STATUSES = frozenset({TOO_MANY_REQUESTS, 503})
 # A server that fails so often in a row gets a cooldown; so does one that cannot be reached, at once.

@@ -15,7 +15,7 @@ from PIL import Image
 from nemovlm.engines.remote.capabilities import common_capabilities, examine
 from nemovlm.engines.remote.discovery import hint_at_models
 from nemovlm.engines.remote.engine import RemoteEngine, ServerRequest
-from nemovlm.engines.remote.images import encode_image
+from nemovlm.engines.remote.image_encoding import encode_image
 from nemovlm.engines.remote.pool import UpstreamPool
 from nemovlm.engines.remote.retry import Deadline, RequestFailedError
 from nemovlm.errors import EngineError, InputTooLongError, NemoVLMError

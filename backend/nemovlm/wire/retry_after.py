@@ -9,9 +9,6 @@ RETRYABLE_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
 TOO_MANY_REQUESTS = 429
 
-MAX_WAIT = 30.0
-"""Seconds: the most that is waited between two attempts, unless the server asks for more."""
-
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
     """Return the seconds that `Retry-After` asks for, be it a number or a date (RFC 9110, 10.2.3)."""

@@ -114,15 +114,10 @@ class NemoVLMPDFReader(BasePydanticReader):
         """Return one node a page, chained in order, with the PDF as their source: pages are never split.
 
         `ImageNode`s, or `TextNode`s with `images=False`; `delete_ref_doc(str(file))` takes them all out of an index.
-
-        Args:
-            file: The path of a PDF.
-            extra_info: More metadata; it wins over the reader's own.
-            fs: An fsspec file system that `file` is on.
+        The arguments are those of `lazy_load_data`.
 
         Raises:
-            PdfError: The PDF or a page cannot be read, unless `on_error` says otherwise.
-            ImageError: An image cannot be written.
+            PdfError: Like `lazy_load_data`, and `ImageError`.
         """
         source = RelatedNodeInfo(node_id=str(file), metadata={"file_path": str(file)})
         nodes: list[TextNode] = []

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any, Self, TypeAlias, TypeVar, Unpack
 
 import numpy as np
@@ -26,7 +27,7 @@ from nemovlm.models.catalogue import CATALOGUE
 from nemovlm.models.tiling import Tiling
 from nemovlm.models.vision import Vision
 from nemovlm.on_error import OnError, apply_on_error, check_on_error
-from nemovlm.settings import EngineName, Options, Settings, describe_fields
+from nemovlm.settings import EngineName, Options, Settings, field_descriptions
 
 K = TypeVar("K")
 
@@ -448,8 +449,21 @@ class Embedder:
         return np.stack(rows) if rows else np.empty((0, self.dimension), dtype=np.float32)
 
 
-if Embedder.__doc__:  # not with `python -OO`
-    Embedder.__doc__ = f"{Embedder.__doc__.rstrip()}\n\n    The settings:\n{describe_fields(indent=8)}"
+class _WithSettings:
+    """A docstring with all settings at its end, put together when somebody asks for it."""
+
+    def __init__(self, docstring: str | None) -> None:
+        self._docstring = docstring
+
+    def __get__(self, *_: object) -> str | None:
+        if self._docstring is None:  # with `python -OO`
+            return None
+        settings = [f"{name}: {text}" for name, text in field_descriptions().items() if name != "model"]
+        lines = (fill(line, 112, initial_indent=" " * 8, subsequent_indent=" " * 12) for line in settings)
+        return "\n".join([f"{self._docstring.rstrip()}\n\n    The settings:", *lines])
+
+
+Embedder.__doc__ = _WithSettings(Embedder.__doc__)  # type: ignore[assignment] # Python asks it, as any descriptor
 
 
 def _check(item: Embeddable | NemoVLMError, role: Role, truncate: Truncate) -> Item | NemoVLMError:

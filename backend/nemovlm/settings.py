@@ -1,15 +1,16 @@
 """Every setting, in one frozen record: given as arguments, else read from `NEMOVLM_*` in the environment."""
 
+import ast
+import inspect
 import os
 from collections.abc import MutableMapping
+from itertools import pairwise
 from pathlib import Path
-from textwrap import fill
 from typing import Any, Literal, Self, TypeAlias, TypedDict
 
 from pydantic import (
     AliasChoices,
     BaseModel,
-    ConfigDict,
     Field,
     InstanceOf,
     SecretStr,
@@ -66,8 +67,6 @@ class Options(TypedDict, total=False):
 
 class EmbedderFields(BaseModel):
     """The settings as fields, None meaning: not given. Frameworks' classes inherit them."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     model: str | None = None
     """A model id of the catalogue, a hub id with a `revision`, a folder with a checkpoint, or what a server runs."""
@@ -148,13 +147,22 @@ class EmbedderFields(BaseModel):
         return {name: value for name, value in given.items() if value is not None}
 
 
-def describe_fields(indent: int) -> str:
-    """Return every setting but `model` with what it is, as the section of a docstring."""
-    return "\n".join(
-        fill(f"{name}: {field.description}", 112, initial_indent=" " * indent, subsequent_indent=" " * (indent + 4))
-        for name, field in EmbedderFields.model_fields.items()
-        if name != "model"
-    )
+def field_descriptions() -> dict[str, str]:
+    """Return what each setting is, by name: the docstring of its field, read from this file when it is asked for.
+
+    pydantic could do that (`use_attribute_docstrings`), but at each start, where it takes longer than all else here.
+    """
+    try:
+        module = ast.parse(inspect.getsource(EmbedderFields))
+    except OSError:  # installed without sources
+        return {}
+    descriptions = {}
+    for fields in module.body:
+        for field, doc in pairwise(fields.body if isinstance(fields, ast.ClassDef) else ()):
+            match field, doc:
+                case ast.AnnAssign(target=ast.Name(name)), ast.Expr(value=ast.Constant(str(text))):
+                    descriptions[name] = " ".join(text.split())
+    return descriptions
 
 
 class Settings(BaseSettings, EmbedderFields):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nemovlm.settings import EmbedderFields, Options
+from nemovlm.settings import EmbedderFields, Options, field_descriptions
 from tests.support.once import once
 
 ROOT = Path(__file__).parents[2]
@@ -150,9 +150,9 @@ def test_help_tells_every_setting() -> None:
     flat = " ".join(said.replace("|", " ").split())
     settings = [name for name in EmbedderFields.model_fields if name != "model"]
     assert len(settings) == 28
+    descriptions = field_descriptions()
     for name in settings:
-        description = EmbedderFields.model_fields[name].description
-        assert f"{name}: {' '.join((description or '?').split())}" in flat
+        assert f"{name}: {descriptions[name]}" in flat
 
 
 def test_arguments_are_settings() -> None:

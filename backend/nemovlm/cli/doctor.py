@@ -83,7 +83,7 @@ def _attempt(name: str, look: Callable[P, tuple[str, bool]], *args: P.args, **kw
 
 
 def _get(embedder: Embedder, address: Address, route: str) -> tuple[int, bytes]:
-    reply = runtime.wait(runtime.submit(ask(embedder.settings, address, route)))
+    reply = runtime.run(ask(embedder.settings, address, route))
     return reply.status_code, reply.content
 
 

@@ -80,11 +80,14 @@ class EngineHandle:
         Raises:
             EngineError: The server cannot be asked.
         """
-        if not (self.settings.dimensions or self.native_dimension):
+        if not self._known_dimension:
             runtime.run(self.engine())
-        dimension = self.settings.dimensions or self.native_dimension
-        assert dimension  # noqa: S101 - an engine does not start without
-        return dimension
+        assert self._known_dimension  # noqa: S101 - an engine does not start without
+        return self._known_dimension
+
+    @property
+    def _known_dimension(self) -> int | None:
+        return self.settings.dimensions or self.native_dimension
 
     @property
     def space(self) -> str:
@@ -127,7 +130,7 @@ class EngineHandle:
             lambda: build_engine(choose_engine(self.settings), self.checkpoint, self.settings)
         )
         await engine.start()
-        if not (self.settings.dimensions or self.native_dimension):
+        if not self._known_dimension:
             try:
                 self.native_dimension = await _learn_dimension(engine)
             except BaseException:

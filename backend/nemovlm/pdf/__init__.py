@@ -85,19 +85,11 @@ def read_pages(
     workers: int = 1,
     name: str | None = None,
 ) -> Generator[Page | PdfError, None, None]:
-    """Yield the pages of a PDF like `iter_pages`, and in the place of one that failed its `PdfPageError`.
+    """Yield the pages of a PDF, and in the place of one that failed its `PdfPageError`.
 
-    If the PDF cannot be opened, or a process that renders died, the last value is a `PdfError` that is no
-    `PdfPageError`. Close the generator, or read it to its end: it holds the file and processes.
-
-    Args:
-        source: These are the arguments of `iter_pages`.
-        pages: 0-based indexes, in the order wanted. Default: all.
-        password: For an encrypted PDF.
-        tiling: How a model sees images: pages are rendered at the size that it can use.
-        dpi: Render at this many pixels per inch instead.
-        workers: Processes to render in, this one included.
-        name: What pages and errors call the PDF, instead of its path or `<bytes>`.
+    The arguments are those of `iter_pages`. If the PDF cannot be opened, or a process that renders died, the last value
+    is a `PdfError` that is no `PdfPageError`. Close the generator, or read it to its end: it holds the file and
+    processes.
 
     Raises:
         ConfigurationError: An argument is none that there is.

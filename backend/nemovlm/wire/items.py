@@ -1,6 +1,7 @@
 """One item as it travels: a piece of JSON, made once, and put into the body of a request as it is."""
 
 import base64
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ _COMMA = b", "
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedItem:
+class EncodedItem(ABC):
     """What the protocols have in common; each adds what its requests have once."""
 
     encoded: bytes
@@ -20,9 +21,9 @@ class EncodedItem:
     """What the item consists of."""
 
     @property
+    @abstractmethod
     def group(self) -> Hashable:
         """What a request has once: only items that agree in it can share one."""
-        raise NotImplementedError
 
     @property
     def size(self) -> int:

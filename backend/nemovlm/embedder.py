@@ -4,11 +4,18 @@ It turns what users pass into checked items, sends them off in chunks of bounded
 a proper embedding of the right item. It knows no protocol, no model code and no framework.
 """
 
-import asyncio
-from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import aclosing, closing
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
@@ -17,7 +24,7 @@ from typing import Any, Self, TypeAlias, TypeVar, Unpack
 import numpy as np
 
 from nemovlm import runtime
-from nemovlm.chunking import iter_chunks, iter_from_loop, weigh
+from nemovlm.chunking import Window, aiter_chunks, iter_chunks, weigh
 from nemovlm.engines.base import Outcome, normalize
 from nemovlm.engines.choice import choose_engine, placement
 from nemovlm.engines.handle import EngineHandle
@@ -39,7 +46,6 @@ Result: TypeAlias = Vector | NemoVLMError
 
 _Pair: TypeAlias = tuple[K, Embeddable | NemoVLMError]
 _Results: TypeAlias = list[tuple[K, Result]]
-_Futures: TypeAlias = Generator[Future[_Results[K]], None, None]
 
 # While one chunk is computed, the next is prepared and the one after it is read.
 _CHUNKS_AHEAD = 2
@@ -310,9 +316,9 @@ class Embedder:
             CheckpointError: The weights cannot be loaded.
             EngineError: The engine cannot work at all.
         """
-        with closing(self._submitted(items, "passage", truncate)) as chunks:
-            for chunk in chunks:
-                yield from runtime.wait(chunk)
+        with closing(self._futures(items, "passage", truncate)) as futures:
+            for future in futures:
+                yield from runtime.wait(future)
 
     async def aembed_items(self, items: Sequence[Item]) -> list[Outcome]:
         """Return what the engine answers for each item: raw vectors and counts of tokens, or errors. For servers."""
@@ -366,9 +372,9 @@ class Embedder:
         total: int | None = None,
     ) -> Iterator[Vector | None]:
         done = 0
-        with closing(self._submitted(((None, item) for item in items), role, truncate)) as chunks:
-            for chunk in chunks:
-                for _, result in runtime.wait(chunk):
+        with closing(self._futures(((None, item) for item in items), role, truncate)) as futures:
+            for future in futures:
+                for _, result in runtime.wait(future):
                     yield apply_on_error(result, on_error)
                     done += 1
                 if progress:
@@ -384,42 +390,45 @@ class Embedder:
         total: int | None = None,
     ) -> AsyncIterator[Vector | None]:
         done = 0
-        in_memory = isinstance(items, list | tuple)  # to read it blocks nobody
-        if isinstance(items, AsyncIterable):
-            items = iter_from_loop(items, asyncio.get_running_loop())
-        with closing(self._submitted(((None, item) for item in items), role, truncate)) as chunks:
-            while chunk := next(chunks, None) if in_memory else await asyncio.to_thread(next, chunks, None):
-                for _, result in await runtime.wait_async(chunk):
+        async with aclosing(self._afutures(items, role, truncate)) as futures:
+            async for future in futures:
+                for _, result in await runtime.wait_async(future):
                     yield apply_on_error(result, on_error)
                     done += 1
                 if progress:
                     progress(done, total)
 
-    def _submitted(self, items: Iterable[_Pair[K]], role: Role, truncate: Truncate | None) -> _Futures[K]:
-        """Yield a future for every chunk, a few of them submitted ahead.
+    def _futures(
+        self, items: Iterable[_Pair[K]], role: Role, truncate: Truncate | None
+    ) -> Generator[Future[_Results[K]], None, None]:
+        """Yield a future for every chunk, a few of them submitted ahead."""
+        window: Window[_Pair[K], _Results[K]] = self._window(role, truncate)
+        with window, closing(iter_chunks(items, lambda pair: weigh(pair[1]))) as chunks:
+            for chunk in chunks:
+                yield from window.push(chunk)
+            yield from window.rest()
 
-        If reading `items` fails, what was read before is still yielded; if the reader stops, the rest is
-        cancelled.
-        """
+    async def _afutures(
+        self,
+        items: Iterable[Embeddable | NemoVLMError] | AsyncIterable[Embeddable | NemoVLMError],
+        role: Role,
+        truncate: Truncate | None,
+    ) -> AsyncGenerator[Future[_Results[None]], None]:
+        window: Window[_Pair[None], _Results[None]] = self._window(role, truncate)
+        with window:
+            async with aclosing(aiter_chunks(items, weigh)) as chunks:
+                async for chunk in chunks:
+                    pairs = chunk if isinstance(chunk, Exception) else [(None, item) for item in chunk]
+                    for future in window.push(pairs):
+                        yield future
+            for future in window.rest():
+                yield future
+
+    def _window(self, role: Role, truncate: Truncate | None) -> Window[_Pair[K], _Results[K]]:
         settings = self._handle.settings
-        pending: deque[Future[_Results[K]]] = deque()
-        ahead = min(settings.max_concurrency, _CHUNKS_AHEAD_REMOTE) if settings.remote else _CHUNKS_AHEAD
-        start = 0
-        try:
-            for chunk in iter_chunks(items, lambda pair: weigh(pair[1])):
-                pending.append(runtime.submit(self._embed_chunk(chunk, start, role, truncate or settings.truncate)))
-                start += len(chunk)
-                if len(pending) > ahead:
-                    yield pending.popleft()
-            while pending:
-                yield pending.popleft()
-        except Exception:
-            while pending:
-                yield pending.popleft()
-            raise
-        finally:
-            for future in pending:
-                future.cancel()
+        how = truncate or settings.truncate
+        most = min(settings.max_concurrency, _CHUNKS_AHEAD_REMOTE) if settings.remote else _CHUNKS_AHEAD
+        return Window(lambda chunk, start: runtime.submit(self._embed_chunk(chunk, start, role, how)), most)
 
     async def _embed_chunk(self, chunk: Sequence[_Pair[K]], start: int, role: Role, truncate: Truncate) -> _Results[K]:
         checked = [_check(item, role, truncate) for _, item in chunk]

@@ -3,31 +3,47 @@
 All engine work is coroutines on this loop. Sync code submits one and waits; async code submits one and awaits
 it from its own loop. So an engine's connections and tasks never belong to a caller's loop, and outlive any
 number of `asyncio.run`. A forked child starts a loop of its own. Knows nothing of embeddings.
+
+Nor does anything wait for a thread of a caller's loop: its pool is shared by all who use that loop, and who waits there
+may wait for those who wait for him.
 """
 
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from contextvars import copy_context
+from typing import Any, ParamSpec, TypeVar
 
+from nemovlm import threads
+
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class _Runtime:
-    """The loop and its thread, started by the first piece of work."""
+    """The loop and the threads, started by the first piece of work."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.workers = threads.ThreadPool(min(32, (os.cpu_count() or 1) + 4), "nemovlm-worker")  # asyncio's own number
+        self.readers = threads.ThreadPool(None, "nemovlm-reader", wait_at_exit=False)
 
     def loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="nemovlm", daemon=True).start()
+                self._loop = _new_loop()
+                self._loop.set_default_executor(self.workers)
+                threads.start_thread(self._loop.run_forever, "nemovlm")
             return self._loop
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    if threads.gevent_patched():
+        return asyncio.SelectorEventLoop(threads.native("selectors", "DefaultSelector")())
+    return asyncio.new_event_loop()
 
 
 _runtime = _Runtime()
@@ -51,7 +67,7 @@ def submit(work: Coroutine[Any, Any, T]) -> "Future[T]":
 def wait(future: "Future[T]") -> T:
     """Wait for `future` from sync code. If the wait is interrupted (Ctrl-C), the work is cancelled."""
     try:
-        return future.result()
+        return threads.wait(future)
     except BaseException:
         future.cancel()
         raise
@@ -65,3 +81,34 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 async def wait_async(future: "Future[T]") -> T:
     """Wait for `future` from any event loop. If the wait is cancelled, the work is cancelled."""
     return await asyncio.wrap_future(future)
+
+
+async def in_thread(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Do on a thread, from any event loop, what would block that loop: `asyncio.to_thread` on threads of ours."""
+    context = copy_context()
+    return await asyncio.wrap_future(_runtime.workers.submit(lambda: context.run(work, *args, **kwargs)))
+
+
+async def iterate(source: Generator[T, None, None]) -> AsyncGenerator[T, None]:
+    """Read a generator that blocks from any event loop, on a thread. However that ends, the generator is closed.
+
+    If the reader is cancelled while a thread is inside the generator, it is closed as soon as the thread is back.
+    """
+    context, end = copy_context(), object()
+    reading: Future[Any] = Future()
+    reading.set_result(None)
+
+    def close() -> Future[None]:
+        return _runtime.readers.submit(lambda: context.run(source.close))
+
+    try:
+        while True:
+            reading = _runtime.readers.submit(lambda: context.run(next, source, end))
+            if (item := await asyncio.wrap_future(reading)) is end:
+                return
+            yield item
+    finally:
+        if reading.done():
+            await asyncio.wrap_future(close())
+        else:
+            reading.add_done_callback(lambda _: close())

@@ -1,19 +1,26 @@
-"""Pages of a PDF rendered in other processes: the same pages in the same order, and nothing is left of them."""
+"""Pages of a PDF rendered in other processes: the same pages in the same order, whatever becomes of the processes."""
 
+import errno
 import itertools
 import multiprocessing
+import os
+import subprocess
 import sys
-import time
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import psutil
 import pytest
 from reportlab.lib.pdfencrypt import StandardEncryption
 
-from nemovlm.errors import PdfError, PdfPageError
-from nemovlm.pdf import Page, iter_pages, read_pages
+from nemovlm.errors import PdfPageError
+from nemovlm.pdf import Page, iter_pages, processes, read_pages
+from nemovlm.threads import wait
 from tests.support.books import box, numbered, write
 from tests.support.reading import DAMAGE, QUICK, failure, noted, read_all
 
@@ -49,7 +56,6 @@ def test_processes_raise_in_turn(document: bytes) -> None:
     assert [next(stream).index, next(stream).index] == [0, 1]
     with pytest.raises(PdfPageError, match="page 100"):
         next(stream)
-    assert multiprocessing.active_children() == []
 
 
 def test_processes_open_encrypted_files(tmp_path: Path) -> None:
@@ -80,54 +86,265 @@ def test_processes_do_not_run_away(document: bytes) -> None:
     stream.close()  # type: ignore[attr-defined]
 
 
-def shared_memory() -> set[str]:
-    """Files behind the shared memory that this process has mapped."""
-    return {place.path for place in psutil.Process().memory_maps() if place.path.startswith("/dev/shm/")}
+# The processes
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="shared memory is a file on Linux only")
-@pytest.mark.parametrize("ending", ["close", "del", "exhaust"])
-def test_nothing_is_left_of_the_processes(ending: str, document: bytes) -> None:
-    """However a stream ends, its processes and their shared memory are gone."""
-    before = shared_memory()
-    stream = in_processes(document, tiling=QUICK)
-    next(stream)
-    used = shared_memory() - before
-    assert used
-    assert multiprocessing.active_children()
+@pytest.fixture(autouse=True)
+def no_processes() -> Iterator[None]:
+    """Every test begins without a process, and ends all of its own."""
+    yield
+    processes._end_all()
+    assert psutil.wait_procs(running(), 10)[1] == []
+    processes._idle.clear()
+
+
+def running() -> list[psutil.Process]:
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):  # it has ended
+            found += [child] if "nemovlm.pdf" in " ".join(child.cmdline()) else []
+    return found
+
+
+def start_one() -> psutil.Process:
+    """Start a process, and wait until it can render: the next stream gives it the first six pages."""
+    (process,) = processes.take_processes(1)
+    wait(process._ready)
+    processes.give_back([process])
+    return psutil.Process(process._process.pid)
+
+
+def let_run(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """Have processes run `code`, with the worker as `worker`, before they begin."""
+    program = f"from nemovlm.pdf import worker; {code}; worker.main()"
+    monkeypatch.setattr(processes, "_command", lambda: [sys.executable, "-c", program])
+
+
+def answering(expression: str) -> str:
+    """Return code that has workers answer with what an expression of `self`, `job` and the real `answer` gives."""
+    return f"answer = worker.Worker.answer; worker.Worker.answer = lambda self, job: {expression}"
+
+
+def numbers(pages: Iterable[Page]) -> list[str]:
+    return [page.text for page in pages]
+
+
+ALL = [f"number {number}" for number in range(12)]
+
+
+def test_a_process_is_kept_for_the_next_document(document: bytes, tmp_path: Path) -> None:
+    """It is started once, however many documents there are, and reads each of them."""
+    process = start_one()
+    other = tmp_path / "other.pdf"
+    other.write_bytes(numbered(20))
+    for _ in range(3):
+        assert numbers(in_processes(document, tiling=QUICK)) == ALL
+        assert numbers(in_processes(other, tiling=QUICK)) == [f"number {number}" for number in range(20)]
+    assert running() == [process]
+
+
+@pytest.mark.parametrize("ending", ["close", "del"])
+def test_a_process_at_work_for_nobody_is_killed(ending: str, monkeypatch: pytest.MonkeyPatch, document: bytes) -> None:
+    """A page that takes for ever holds up neither the one who reads no more, nor the next document."""
+    with monkeypatch.context() as patch:
+        let_run(patch, "worker.Worker.answer = lambda *_: worker.time.sleep(3600)")
+        process = start_one()
+    stream = read_pages(document, pages=[20, *range(12)], workers=2, tiling=QUICK)
+    assert isinstance(next(stream), PdfPageError)
     if ending == "close":
-        stream.close()  # type: ignore[attr-defined]
-    elif ending == "exhaust":
-        list(stream)
+        stream.close()
     del stream
-    assert multiprocessing.active_children() == []
-    assert not [path for path in used if Path(path).exists()]
+    process.wait(10)
+    assert numbers(in_processes(document, tiling=QUICK)) == ALL
 
 
-@pytest.mark.parametrize("noticed", [False, True])
-def test_a_process_that_dies_is_a_pdf_error(noticed: bool) -> None:
-    """If PDFium takes its process down, the reader gets an error that says so."""
-    stream = in_processes(numbered(100), tiling=QUICK)
-    next(stream)
-    for child in multiprocessing.active_children():
-        child.kill()
-    if noticed:
-        time.sleep(0.3)  # then it is at handing out more pages that the pool is found dead
-    with pytest.raises(PdfError, match="process died"):
-        list(stream)
-    assert multiprocessing.active_children() == []
+def test_pixels_do_not_lie_in_dev_shm(document: bytes) -> None:
+    """A container has 64 MB there, and a page that does not fit would end the process."""
+    start_one()
+    pages = in_processes(document)
+    next(pages)
+    assert not [place.path for place in psutil.Process().memory_maps() if place.path.startswith("/dev/shm/")]
 
 
-def test_a_process_that_dies_is_the_last_value() -> None:
-    """`read_pages` yields the pages before it, and then its error."""
-    stream = read_pages(numbered(100), workers=2, tiling=QUICK)
-    next(stream)
-    for child in multiprocessing.active_children():
-        child.kill()
-    *pages, error = stream
-    assert all(isinstance(page, Page) for page in pages)
-    assert type(error) is PdfError
-    assert multiprocessing.active_children() == []
+def test_without_files_of_memory_there_are_files_on_disk(
+    document: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where a sandbox has no memfd, pixels come over in a temporary file, which is gone from its folder at once."""
+    monkeypatch.setattr(os, "memfd_create", Mock(side_effect=OSError))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    start_one()
+    assert numbers(in_processes(document, tiling=QUICK)) == ALL
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_room_for_pixels_is_no_end(document: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no more memory is to be had, pages are rendered here."""
+    monkeypatch.setattr(os, "posix_fallocate", Mock(side_effect=OSError(errno.ENOSPC, "full")))
+    start_one()
+    assert numbers(in_processes(document, tiling=QUICK)) == ALL
+
+
+# Processes that die
+
+
+@pytest.mark.parametrize("idle", [False, True])
+def test_a_process_that_dies_is_replaced(idle: bool) -> None:
+    """All pages come, whether a process was at work when it was killed, or had nothing to do."""
+    process = start_one()
+    stream = in_processes(numbered(40), tiling=QUICK)
+    first = [next(stream) for _ in range(2 if idle else 1)]
+    if not idle:
+        process.suspend()
+    process.kill()
+    process.wait(10)
+    assert numbers([*first, *stream]) == [f"number {number}" for number in range(40)]
+
+
+KILL = "worker.os.kill(worker.os.getpid(), 11)"
+
+
+def test_a_page_that_kills_is_an_error_of_its_own(document: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page at which two processes died is a PdfPageError with what killed them; all others come."""
+    let_run(monkeypatch, answering(f"{KILL} if job.page in (2, 4) else answer(self, job)"))
+    start_one()
+    errors: list[Any] = []
+    pages = in_processes(document, pages=range(6), on_error=errors.append, name="x.pdf", tiling=QUICK)
+    assert [page.index for page in pages] == [0, 1, 3, 5]
+    assert [error.page for error in errors] == [2, 4]
+    assert str(errors[0]) == (
+        "x.pdf page 3: the page cannot be read (the process that rendered it died: killed by SIGSEGV)"
+    )
+
+
+def test_a_page_at_which_one_process_died_comes(
+    document: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """That may have been for want of memory: the page is tried again, in another process."""
+    died = tmp_path / "died"
+    first = f"not worker.os.path.exists({str(died)!r}) and not worker.os.mkdir({str(died)!r})"
+    let_run(monkeypatch, answering(f"{KILL} if {first} else answer(self, job)"))
+    start_one()
+    assert numbers(in_processes(document, tiling=QUICK)) == ALL
+    assert died.exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["/no/such/python"], "no other can be started (No such file or directory)"),
+        ([sys.executable, "-c", "import no_such_module"], ""),
+        ([sys.executable, "-c", "print('no pickle')"], ""),
+    ],
+    ids=["missing", "fails", "another program"],
+)
+def test_where_no_process_can_be_had_pages_are_rendered_here(
+    command: list[str], said: str, document: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A sandbox, or a program that has no Python to start, gets its pages all the same."""
+    monkeypatch.setattr(processes, "_command", lambda: command)
+    assert numbers(in_processes(document, tiling=QUICK)) == ALL
+    assert said in caplog.text
+
+
+def test_a_process_ends_when_it_has_nothing_to_do(document: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After some time it gives its memory back, and the next document has another."""
+    let_run(monkeypatch, "worker._IDLE_SECONDS = 0.1; worker._POLL_SECONDS = 0.05")
+    start_one().wait(10)
+    assert numbers(in_processes(document, tiling=QUICK)) == ALL
+
+
+PARENT = """
+import os, sys
+from nemovlm.pdf import processes
+from nemovlm.threads import wait
+
+if "busy" in sys.argv:
+    hang = "from nemovlm.pdf import worker; worker.pickle.load = lambda _: worker.time.sleep(3600); worker.main()"
+    processes._command = lambda: [sys.executable, "-c", hang]
+(process,) = processes.take_processes(1)
+wait(process._ready)
+print(process._process.pid, flush=True)
+if "killed" in sys.argv:
+    os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("end", ["ends", "killed"])
+@pytest.mark.parametrize("work", ["idle", "busy"])
+def test_a_process_ends_with_the_one_that_it_works_for(end: str, work: str) -> None:
+    """Also when that is killed, and when it is at a page that never ends."""
+    command = [sys.executable, "-c", PARENT, end, work]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
+    with suppress(psutil.NoSuchProcess):
+        psutil.Process(int(said)).wait(10)
+
+
+# Other people's programs
+
+
+SCRIPT = """
+print("begun", flush=True)
+from nemovlm import iter_pages
+print("pages", sum(1 for _ in iter_pages("x.pdf", workers=2)), flush=True)
+"""
+
+
+@pytest.mark.parametrize("way", ["script", "pipe", "module", "interactive"])
+def test_a_program_without_a_guard_is_run_once(way: str, tmp_path: Path) -> None:
+    """No process runs the main module again, so it needs no `if __name__ == "__main__"`."""
+    (tmp_path / "x.pdf").write_bytes(numbered(80))
+    (tmp_path / "program.py").write_text(SCRIPT)
+    arguments = {"script": ["program.py"], "pipe": ["-"], "module": ["-m", "program"], "interactive": ["-i", "-q"]}[way]
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        input=SCRIPT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.stdout.split("\n")[:2] == ["begun", "pages 80"]
+    assert "Error" not in done.stderr
+
+
+def test_a_process_does_not_import_from_where_it_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder may hold files that are called like modules."""
+    (tmp_path / "pickle.py").write_text("raise SystemExit('this is no pickle')")
+    monkeypatch.chdir(tmp_path)
+    assert start_one().is_running()
+
+
+def count_in_daemon(path: str) -> int:
+    return sum(1 for _ in iter_pages(path, workers=2))
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_daemonic_processes_have_workers(method: str, tmp_path: Path) -> None:
+    """A worker of a multiprocessing pool may have no children of multiprocessing, but pages come there as well."""
+    (tmp_path / "x.pdf").write_bytes(numbered(12))
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        assert pool.map(count_in_daemon, [str(tmp_path / "x.pdf")] * 3) == [12] * 3
+
+
+def test_threads_have_processes_of_their_own(document: bytes) -> None:
+    """Several documents that are read at once do not wait for each other."""
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: numbers(in_processes(document, tiling=QUICK)), range(8))) == [ALL] * 8
+
+
+def test_a_file_that_takes_the_place_of_another_is_not_read(tmp_path: Path) -> None:
+    """All pages are of the document that was opened, though a process opens its file later."""
+    path = tmp_path / "x.pdf"
+    path.write_bytes(numbered(12))
+    start_one()
+
+    def wanted() -> Iterator[int]:  # asked for after the document was opened here, and before it is opened there
+        (tmp_path / "new.pdf").write_bytes(numbered(9))
+        (tmp_path / "new.pdf").replace(path)
+        yield from range(12)
+
+    assert numbers(in_processes(path, pages=wanted(), tiling=QUICK)) == ALL
 
 
 @pytest.mark.parametrize("damage", list(DAMAGE)[::16])

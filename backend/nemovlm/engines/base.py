@@ -1,15 +1,17 @@
 """What an engine is, and what a proper embedding is. Knows no framework and no model."""
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nemovlm.errors import EngineError, NemoVLMError
+from nemovlm.errors import EngineError, InputError, NemoVLMError, one_line
 from nemovlm.inputs import Item, Vector
 from nemovlm.models.checkpoint import Checkpoint
 from nemovlm.settings import Settings
+
+T = TypeVar("T")
 
 
 class Answer(NamedTuple):
@@ -64,6 +66,18 @@ class EngineClass(Protocol):
         Raises:
             ConfigurationError: It cannot run here, or not with these settings.
         """
+
+
+def attempt(work: Callable[[Item], T], item: Item) -> T | NemoVLMError:
+    """Return what `work` makes of an item, or what it raises: whatever that is, it concerns this item alone."""
+    try:
+        return work(item)
+    except NemoVLMError as error:
+        return error
+    except Exception as error:  # a decoder, a tokenizer, or an object that somebody passed as an image
+        failure = InputError(f"it cannot be prepared ({type(error).__name__}: {one_line(error)})")
+        failure.__cause__ = error
+        return failure
 
 
 def normalize(vector: NDArray[np.float32], *, native: int | None, dimensions: int) -> Vector | EngineError:

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from PIL import Image
 
-from nemovlm.engines.base import Answer, Outcome, RunningEngine
+from nemovlm.engines.base import Answer, Outcome, RunningEngine, attempt
 from nemovlm.errors import NemoVLMError
 from nemovlm.images import load_image, read_image
 from nemovlm.inputs import Item
@@ -44,7 +44,7 @@ class CachedEngine:
 
     async def embed(self, batch: Sequence[Item]) -> list[Outcome]:
         """Answer for every item of `batch`, in its order. What comes from the cache counts no tokens."""
-        found = await asyncio.to_thread(lambda: [self._look_up(item) for item in batch])
+        found = await asyncio.to_thread(lambda: [attempt(self._look_up, item) for item in batch])
         missing = [entry for entry in found if isinstance(entry, _Missing)]
         made: list[Outcome] = []
         if missing:
@@ -57,16 +57,13 @@ class CachedEngine:
         """Close the engine. The cache stays: it is its owner's."""
         await self._engine.close()
 
-    def _look_up(self, item: Item) -> "Outcome | _Missing":
-        try:
-            content = b""
-            if isinstance(item.image, Image.Image):  # two of them may look the same in tobytes() and yet differ
-                item = replace(item, image=(upright := load_image(item.image)))
-                content = f"{upright.size}".encode() + upright.tobytes()
-            elif item.image is not None:  # read once, for its key and for the engine
-                item = replace(item, image=(content := read_image(item.image)))
-        except NemoVLMError as error:
-            return error
+    def _look_up(self, item: Item) -> "Answer | _Missing":
+        content = b""
+        if isinstance(item.image, Image.Image):  # two of them may look the same in tobytes() and yet differ
+            item = replace(item, image=(upright := load_image(item.image)))
+            content = f"{upright.size}".encode() + upright.tobytes()
+        elif item.image is not None:  # read once, for its key and for the engine
+            item = replace(item, image=(content := read_image(item.image)))
         key = self._key(item, content)
         try:
             if (kept := self._cache.get(key)) is not None and len(kept) in self._byte_counts:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import count
 from typing import Generic, TypeVar
 
-from nemovlm.engines.base import Outcome
+from nemovlm.engines.base import Outcome, attempt
 from nemovlm.errors import EngineError, NemoVLMError
 from nemovlm.inputs import Item
 
@@ -52,7 +52,7 @@ class Pipeline(Generic[T]):
 
         If the caller is cancelled, those of its items that are not computed yet are dropped.
         """
-        prepared = await asyncio.to_thread(lambda: [self._try_to_prepare(item) for item in batch])
+        prepared = await asyncio.to_thread(lambda: [attempt(self._prepare, item) for item in batch])
         if self._closed:  # meanwhile
             raise EngineError(_CLOSED)
         loop = asyncio.get_running_loop()
@@ -82,12 +82,6 @@ class Pipeline(Generic[T]):
                 answer.set_exception(EngineError(_CLOSED))
         for batch in self._batches:
             batch.cancel()
-
-    def _try_to_prepare(self, item: Item) -> T | NemoVLMError:
-        try:
-            return self._prepare(item)
-        except NemoVLMError as error:
-            return error
 
     def _fill(self) -> None:
         while self._free and self._waiting:

@@ -53,8 +53,7 @@ def iter_pages(
         tiling: How a model sees images: pages are rendered at the size that it can use. Default: the tiling of the
             Nemotron VL models.
         dpi: Render at this many pixels per inch instead.
-        workers: Processes to render in, this one included. More than one wants the usual
-            `if __name__ == "__main__":` in scripts.
+        workers: Processes to render in, this one included. The others are kept for half a minute, for the next PDF.
         on_error: What to do with a page that fails: `"raise"`, `"skip"` it with a warning in the log, or call
             a function with the `PdfPageError`. The other pages come in any case but the first.
         name: What pages and errors call the PDF, instead of its path or `<bytes>`.
@@ -87,9 +86,8 @@ def read_pages(
 ) -> Generator[Page | PdfError, None, None]:
     """Yield the pages of a PDF, and in the place of one that failed its `PdfPageError`.
 
-    The arguments are those of `iter_pages`. If the PDF cannot be opened, or a process that renders died, the last value
-    is a `PdfError` that is no `PdfPageError`. Close the generator, or read it to its end: it holds the file and
-    processes.
+    The arguments are those of `iter_pages`. If the PDF cannot be opened, the one value is a `PdfError` that is no
+    `PdfPageError`. Close the generator, or read it to its end: it holds the file and processes.
 
     Raises:
         ConfigurationError: An argument is none that there is.

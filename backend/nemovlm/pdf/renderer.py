@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import pypdfium2
 import pypdfium2.raw as pdfium
@@ -45,7 +45,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class Renderer:
-    """An open PDF that renders one page at a time, and goes to another process by being opened there.
+    """An open PDF that renders one page at a time.
 
     Args:
         source: The path of a PDF, or its content.
@@ -66,7 +66,8 @@ class Renderer:
         dpi: float | None = None,
         name: str | None = None,
     ) -> None:
-        self._recipe = (source, password, vision, dpi, name)
+        self.source = source
+        self.password = password
         self.name = name or (str(source) if isinstance(source, Path) else "<bytes>")
         self._vision = vision
         self._dpi = dpi
@@ -74,15 +75,13 @@ class Renderer:
         self._rendered = 0
         with _lock:
             self._document = _open(source, password, self.name)
-            self._version = _version(source)
+            self.version = _version(source)
+            """What tells its file from another that takes its place."""
             self.total = len(self._document)
             self._info = read_info(self._document.get_metadata_value)
         if not self.total:
             self.close()
             raise PdfFormatError("the PDF has no pages; it is empty or damaged").at(self.name)
-
-    def __reduce__(self) -> Any:
-        return Renderer, self._recipe
 
     def __enter__(self) -> Self:
         return self
@@ -174,9 +173,8 @@ class Renderer:
     def _reopen_if_due(self) -> None:
         """Open the document anew after some pages, unless its file was changed: then the old one stays open."""
         self._rendered += 1
-        source, password, *_ = self._recipe
-        if self._rendered % _PAGES_PER_OPENING == 0 and _version(source) == self._version:
-            old, self._document = self._document, _open(source, password, self.name)
+        if self._rendered % _PAGES_PER_OPENING == 0 and _version(self.source) == self.version:
+            old, self._document = self._document, _open(self.source, self.password, self.name)
             old.close()
 
 

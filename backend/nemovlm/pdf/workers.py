@@ -1,145 +1,145 @@
-"""Pages are rendered in several processes, and come in order. Knows processes and shared memory; knows no PDFium."""
+"""Pages are rendered in several processes, and come in order. Knows no PDFium."""
 
-import multiprocessing
-import os
+import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
-from multiprocessing.context import BaseContext
-from multiprocessing.shared_memory import SharedMemory
-from typing import NamedTuple, cast
+from concurrent.futures import Future
+from contextlib import closing
+from itertools import count
+from typing import NamedTuple, TypeAlias
 
-from nemovlm.errors import PdfError, PdfPageError
-from nemovlm.pdf.page import Page, PageSize, RenderedPage
+from nemovlm.errors import PdfPageError, one_line
+from nemovlm.pdf.jobs import Document, Job, Place
+from nemovlm.pdf.page import Page, RenderedPage
+from nemovlm.pdf.processes import Answer, ProcessDiedError, RenderingProcess, give_back, take_processes
 from nemovlm.pdf.renderer import Renderer
+from nemovlm.threads import wait
+
+_log = logging.getLogger("nemovlm")
 
 _BACKLOG = 6  # pages that each of the others has to do; while they all have, this process renders
 _AHEAD = 8  # pages for each process that are dealt out before the reader wants them
+_DEATHS = 2  # of processes at one page, after which it was the page, and not whoever kills processes for want of memory
+_TRIES = 4  # beside those there are processes that died before they came to it
+
+_numbers = count(1)
+
+
+class _Sent(NamedTuple):
+    """A page that another process renders, or has rendered."""
+
+    page: int
+    """0-based, like all pages here."""
+    answer: Future[Answer]
+    process: RenderingProcess
+    place: Place
+
+
+_Dealt: TypeAlias = int | PdfPageError | _Sent
+"""A page as it was dealt out: to this process (its index), to another one, or not at all."""
 
 
 def in_processes(renderer: Renderer, wanted: Iterable[int], workers: int) -> Iterator[Page | PdfPageError]:
     """Render in this process and in others, a few pages ahead of the reader, in the order wanted.
 
-    The pixels of the others come over in shared memory: through a pipe they would cost more than rendering them. A
-    page that falls to this process costs no passage at all, and is rendered when its turn comes; while the others
-    start, all of them fall to it.
+    A page that falls to this process costs no passage at all, and is rendered when its turn comes. All of them do
+    while the others start, and where no others can be had. A process that dies is replaced, and a page at which two
+    have died is an error.
 
     Args:
         renderer: The open PDF.
         wanted: 0-based indexes.
         workers: Processes, this one included: 2 at least.
-
-    Raises:
-        PdfError: A process died.
     """
-    ahead: deque[int | PdfPageError | _Sent] = deque()
-    with closing(_WorkerPool(renderer, workers - 1)) as pool:
-        for index in wanted:
-            ahead.append(pool.send(index) if pool.has_time() else index)
+    ahead: deque[_Dealt] = deque()
+    with closing(_Crew(renderer, workers - 1)) as crew:
+        for page in wanted:
+            ahead.append(crew.deal(page))
             if len(ahead) > _AHEAD * workers:
-                yield pool.receive(ahead.popleft())
+                yield crew.receive(ahead.popleft())
         while ahead:
-            yield pool.receive(ahead.popleft())
+            yield crew.receive(ahead.popleft())
 
 
-class _Sent(NamedTuple):
-    """A page that another process renders, or has rendered, into a block of shared memory."""
+class _Crew:
+    """The other processes, at work on one document."""
 
-    rendered: Future[RenderedPage | PdfPageError]
-    block: SharedMemory
-
-
-class _WorkerPool:
-    """The other processes, and the shared memory in which their pixels come over."""
-
-    def __init__(self, renderer: Renderer, count: int) -> None:
+    def __init__(self, renderer: Renderer, size: int) -> None:
         self._renderer = renderer
-        self._count = count
-        self._blocks: list[SharedMemory] = []
-        self._idle: list[SharedMemory] = []
-        self._busy: list[Future[RenderedPage | PdfPageError]] = []
-        self._executor = ProcessPoolExecutor(count, _context(), _take_renderer, (renderer,))
-        self._started = self._executor.submit(os.getpid)  # done when the first of them is there
+        self._number = next(_numbers)
+        self._processes: list[RenderingProcess] = []
+        self._hire(size)
 
-    def has_time(self) -> bool:
-        """Whether there is a process, and they have less to do than their backlog."""
-        self._busy = [rendered for rendered in self._busy if not rendered.done()]
-        return self._started.done() and len(self._busy) < _BACKLOG * self._count
+    def deal(self, page: int) -> _Dealt:
+        """Have a page rendered by another process if one has time, else leave it to this one."""
+        self._replace_dead()
+        ready = [process for process in self._processes if process.ready and process.backlog < _BACKLOG]
+        return self._send(page, min(ready, key=lambda process: process.backlog)) if ready else page
 
-    def send(self, index: int) -> _Sent | PdfPageError:
-        """Have a page rendered."""
-        size = self._renderer.measure(index)
-        if isinstance(size, PdfPageError):
-            return size
-        block = self._take_block(size.nbytes)
-        with self._death_as_pdf_error():
-            rendered = self._executor.submit(_render_here, index, size, block.name)
-        self._busy.append(rendered)
-        return _Sent(rendered, block)
-
-    def receive(self, page: int | PdfPageError | _Sent) -> Page | PdfPageError:
-        """Return what became of a page. One that was not sent is rendered here and now."""
-        if isinstance(page, PdfPageError):
-            return page
-        if not isinstance(page, _Sent):
-            return self._renderer.page(page)
-        try:
-            with self._death_as_pdf_error():
-                rendered = page.rendered.result()
-            if isinstance(rendered, PdfPageError):
-                return rendered
-            return self._renderer.finish(rendered, _buffer(page.block))
-        finally:
-            self._idle.append(page.block)
+    def receive(self, dealt: _Dealt) -> Page | PdfPageError:
+        """Return what became of a page. One that was left to this process is rendered here and now."""
+        deaths = 0
+        for _ in range(_TRIES):
+            if isinstance(dealt, PdfPageError):
+                return dealt
+            if isinstance(dealt, int):
+                return self._renderer.page(dealt)
+            try:
+                return self._finish(dealt, wait(dealt.answer))
+            except ProcessDiedError as death:
+                page, reason = dealt.page, str(death)
+                deaths += death.at_work
+            self._replace_dead()
+            if deaths == _DEATHS or (deaths and not self._processes):
+                break  # and not here, where it would be the death of the whole program
+            dealt = self._send(page, self._processes[0]) if self._processes else page
+        failure = PdfPageError(f"the page cannot be read (the process that rendered it died: {reason})", page=page)
+        return failure.at(f"{self._renderer.name} page {page + 1}")
 
     def close(self) -> None:
-        """End the processes and give back the memory. Waits for the pages that are being rendered."""
-        self._executor.shutdown(wait=True, cancel_futures=True)
-        for block in self._blocks:
-            block.close()
-            block.unlink()
+        """Let the processes go."""
+        give_back(self._processes)
 
-    def _take_block(self, size: int) -> SharedMemory:
-        block = self._idle.pop() if self._idle else None
-        if block is None or block.size < size:
-            block = SharedMemory(create=True, size=size)
-            self._blocks.append(block)
-        return block
-
-    @contextmanager
-    def _death_as_pdf_error(self) -> Iterator[None]:
+    def _hire(self, size: int) -> None:
         try:
-            yield
-        except BrokenProcessPool as error:
-            raise PdfError("a rendering process died; PDFium may crash on this PDF").at(self._renderer.name) from error
+            self._processes += take_processes(size)
+        except OSError as error:
+            _log.warning("pages are rendered in this process alone: no other can be started (%s)", one_line(error))
 
+    def _replace_dead(self) -> None:
+        dead = [process for process in self._processes if not process.alive]
+        if dead:
+            self._processes = [process for process in self._processes if process.alive]
+            self._hire(sum(process.started for process in dead))
 
-def _context() -> BaseContext:
-    """How worker processes start: never as a fork of this process, whose locks and threads may be in any state."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # imported once, so that the next document's workers start at once
-    return context
+    def _send(self, page: int, process: RenderingProcess) -> _Dealt:
+        size = self._renderer.measure(page)
+        if isinstance(size, PdfPageError):
+            return size
+        try:
+            document, place = self._document(process), process.memory.take(size.nbytes)
+        except OSError:  # there is no memory for more pages at once
+            return page
+        return _Sent(page, process.send(Job(document, page, size, place)), process, place)
 
+    def _document(self, process: RenderingProcess) -> Document:
+        """Return the document as a process can have it: its content, where it has no file, is copied once."""
+        known = process.document
+        if known and known.number == self._number:
+            return known
+        if known and isinstance(known.source, Place):
+            process.memory.give_back(known.source)
+        source = self._renderer.source
+        there = process.memory.put(source) if isinstance(source, bytes) else source
+        renderer = self._renderer
+        process.document = Document(self._number, there, renderer.version, renderer.password, renderer.name)
+        return process.document
 
-def _buffer(block: SharedMemory) -> memoryview:
-    return cast("memoryview", block.buf)  # None only after it was closed
-
-
-# In a worker process: one document, and the blocks of shared memory that it has seen.
-_renderer_here: Renderer
-_blocks_here: dict[str, SharedMemory] = {}
-
-
-def _take_renderer(renderer: Renderer) -> None:
-    global _renderer_here  # noqa: PLW0603 - what a worker process is for
-    _renderer_here = renderer
-
-
-def _render_here(index: int, size: PageSize, block: str) -> RenderedPage | PdfPageError:
-    if block not in _blocks_here:
-        _blocks_here[block] = SharedMemory(block)
-    return _renderer_here.render_into(index, size, _buffer(_blocks_here[block]))
+    def _finish(self, sent: _Sent, answer: Answer) -> Page | PdfPageError:
+        memory = sent.process.memory
+        try:
+            if isinstance(answer, RenderedPage):
+                return self._renderer.finish(answer, memory.view(sent.place))
+        finally:
+            memory.give_back(sent.place)
+        return self._renderer.page(sent.page) if answer is None else answer

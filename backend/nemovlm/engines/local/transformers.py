@@ -6,7 +6,6 @@ not by count. How a model is fed, its family knows.
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.util import find_spec
 from typing import TypeVar
@@ -19,6 +18,7 @@ from nemovlm.models.base import ModelInput
 from nemovlm.models.checkpoint import Checkpoint
 from nemovlm.models.families import family_of
 from nemovlm.settings import Settings
+from nemovlm.threads import ThreadPool
 
 try:
     import torch
@@ -64,7 +64,7 @@ class TransformersEngine:
         Raises:
             CheckpointError: It is not what its card says, or cannot be fetched.
         """
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nemovlm-compute")
+        self._thread = ThreadPool(1, "nemovlm-compute")
         await self._on_thread(self._load)
         self._pipeline = Pipeline(self._model.prepare, self._next_batch, self._compute)
         self.embed = self._pipeline.embed

@@ -9,6 +9,7 @@ may wait for those who wait for him.
 """
 
 import asyncio
+import atexit
 import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
@@ -27,17 +28,17 @@ class _Runtime:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.known_loop: asyncio.AbstractEventLoop | None = None
         self.workers = threads.ThreadPool(min(32, (os.cpu_count() or 1) + 4), "nemovlm-worker")  # asyncio's own number
         self.readers = threads.ThreadPool(None, "nemovlm-reader", wait_at_exit=False)
 
     def loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
-            if self._loop is None:
-                self._loop = _new_loop()
-                self._loop.set_default_executor(self.workers)
-                threads.start_thread(self._loop.run_forever, "nemovlm")
-            return self._loop
+            if self.known_loop is None:
+                self.known_loop = _new_loop()
+                self.known_loop.set_default_executor(self.workers)
+                threads.start_thread(self.known_loop.run_forever, "nemovlm")
+            return self.known_loop
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -53,6 +54,13 @@ def _start_afresh() -> None:
     """In a forked child: the parent's loop has no thread here, and its lock may be held by one that is gone."""
     global _runtime  # noqa: PLW0603 - one loop for the process is this module's purpose
     _runtime = _Runtime()
+
+
+@atexit.register
+def _drop_all() -> None:
+    """At the end of Python, drop the work that nobody waits for any more; what is computed is waited for after that."""
+    if loop := _runtime.known_loop:
+        loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork

@@ -9,6 +9,8 @@ import atexit
 import os
 import queue
 import sys
+import weakref
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -19,8 +21,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _Job: TypeAlias = tuple[Future[Any], Callable[[], Any]]
+_Inbox: TypeAlias = "queue.SimpleQueue[_Job | None]"
 
 _IDLE_SECONDS = 30.0  # that a thread waits for more work before it ends
+_POLL_SECONDS = 0.01  # when Python ends
 
 
 def gevent_patched() -> bool:
@@ -80,13 +84,12 @@ class ThreadPool(ThreadPoolExecutor):  # because event loops take no other class
         self._name = name
         self._process = os.getpid()
         self._lock = native("_thread", "allocate_lock")()
-        self._jobs: queue.SimpleQueue[_Job | None] = native("queue", "SimpleQueue")()
-        self._ended: queue.SimpleQueue[None] = native("queue", "SimpleQueue")()
+        self._backlog: deque[_Job] = deque()
+        self._idle: list[_Inbox] = []  # of the threads that wait for work
         self._count = 0
-        self._idle = 0  # threads that wait for work, less the work that is on its way to them
         self._closed = False
         if wait_at_exit:
-            atexit.register(self.shutdown)
+            _waited_for.add(self)
 
     def submit(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Have `work` done by a thread, and return its future.
@@ -95,63 +98,61 @@ class ThreadPool(ThreadPoolExecutor):  # because event loops take no other class
             RuntimeError: The pool was shut down.
         """
         future: Future[T] = Future()
+        job = (future, partial(work, *args, **kwargs))
         with self._lock:
             if self._closed:
                 raise RuntimeError("the pool of threads was shut down")
-            self._jobs.put((future, partial(work, *args, **kwargs)))
             if self._idle:
-                self._idle -= 1
+                self._idle.pop().put(job)
             elif self._most is None or self._count < self._most:
                 self._count += 1
-                start_thread(self._work, self._name)
+                start_thread(partial(self._work, job), self._name)
+            else:
+                self._backlog.append(job)
         return future
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
-        """Take no more work, drop what has not begun, and wait for the rest if asked to."""
-        if os.getpid() != self._process:
-            return  # a forked child has none of the threads
-        atexit.unregister(self.shutdown)
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more work, and end the threads when they have done what there is."""
         with self._lock:
             self._closed = True
-            while cancel_futures and (job := self._take()):
-                job[0].cancel()
-            count = self._count
-            for _ in range(count):
-                self._jobs.put(None)
-        for _ in range(count if wait else 0):
-            self._ended.get()
+            while cancel_futures and self._backlog:
+                self._backlog.popleft()[0].cancel()
+            while self._idle:
+                self._idle.pop().put(None)
+                self._count -= 1
+        if wait:
+            self.wait()
 
-    def _work(self) -> None:
-        while job := self._next():
+    def wait(self) -> None:
+        """Wait until no thread has anything to do. In a forked child there are none."""
+        while self._count > len(self._idle) and self._process == os.getpid():
+            native("time", "sleep")(_POLL_SECONDS)
+
+    def _work(self, job: _Job | None) -> None:
+        inbox: _Inbox = native("queue", "SimpleQueue")()
+        while job:
             _do(*job)
-            del job  # or it would be kept until there is another
+            job = None  # or it would be kept until there is another
+            job = self._next(inbox)
 
-    def _next(self) -> _Job | None:
+    def _next(self, inbox: _Inbox) -> _Job | None:
         with self._lock:
-            if job := self._take():
-                return job
-            closed = self._closed
-            self._idle += 1
-        try:
-            job = None if closed else self._jobs.get(timeout=_IDLE_SECONDS)
-        except queue.Empty:
-            job = None
-        if job:
-            return job
-        with self._lock:
-            if not self._closed and (job := self._take()):  # it came just now
-                return job
-            self._idle -= 1
-            self._count -= 1
+            if self._backlog:
+                return self._backlog.popleft()
             if self._closed:
-                self._ended.put(None)
-        return None
-
-    def _take(self) -> _Job | None:
+                self._count -= 1
+                return None
+            self._idle.append(inbox)
         try:
-            return self._jobs.get_nowait()
+            return inbox.get(timeout=_IDLE_SECONDS)
         except queue.Empty:
-            return None
+            pass
+        with self._lock:
+            if inbox in self._idle:
+                self._idle.remove(inbox)
+                self._count -= 1
+                return None
+        return inbox.get()  # which came just now
 
 
 def _do(future: "Future[T]", work: Callable[[], T]) -> None:
@@ -163,3 +164,13 @@ def _do(future: "Future[T]", work: Callable[[], T]) -> None:
         future.set_exception(error)
     else:
         future.set_result(result)
+
+
+_waited_for: "weakref.WeakSet[ThreadPool]" = weakref.WeakSet()
+
+
+@atexit.register
+def _wait_for_all() -> None:
+    """Not the end of the pools: what others have registered may want their work yet."""
+    for pool in list(_waited_for):
+        pool.wait()

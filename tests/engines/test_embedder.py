@@ -2,6 +2,7 @@
 
 import asyncio
 import pickle
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nemovlm import Embedder, Passage
+from nemovlm import Embedder, Passage, runtime
 from nemovlm.errors import (
     AuthenticationError,
     EngineUnavailableError,
@@ -165,6 +166,64 @@ async def test_an_async_source_is_read(vl: Embedder) -> None:
 
     got = [vector async for vector in vl.astream(source())]
     assert np.abs(np.stack(got) - vl.embed(["a", "b", "c"])).max() <= 1e-6
+
+
+def blocking(inside: threading.Event, go: threading.Event, closed: threading.Event) -> Iterator[str]:
+    """A text, and another when `go` is set."""
+    try:
+        yield "first"
+        inside.set()
+        go.wait(60)
+        yield "second"
+    finally:
+        closed.set()
+
+
+async def silent(inside: threading.Event, _: threading.Event, closed: threading.Event) -> AsyncIterator[str]:
+    """A text, and then nothing."""
+    try:
+        yield "first"
+        inside.set()
+        await asyncio.Event().wait()
+    finally:
+        closed.set()
+
+
+@pytest.mark.parametrize("source", [blocking, silent])
+@pytest.mark.parametrize("how", ["timeout", "cancel"])
+async def test_a_stream_over_a_silent_source_can_be_left(source: Any, how: str, vl: Embedder) -> None:
+    """With the error that asyncio has for it; the source is closed as soon as no thread is inside it."""
+    inside, go, closed = (threading.Event() for _ in range(3))
+
+    async def read() -> None:
+        async for _ in vl.astream(source(inside, go, closed)):
+            pass
+
+    reading = asyncio.create_task(read())
+    assert await runtime.in_thread(inside.wait, 60)
+    if how == "timeout":
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(reading, 0)
+    else:
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+    go.set()
+    assert await runtime.in_thread(closed.wait, 60)
+
+
+async def test_no_thread_of_the_callers_pool_is_needed(vl: Embedder) -> None:
+    """A loop whose pool is full, of sync tools that wait for this very answer, gets it."""
+    loop, go = asyncio.get_running_loop(), threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        loop.set_default_executor(pool)
+        tool = loop.run_in_executor(None, go.wait, 60)
+        async with asyncio.timeout(60):
+            await vl.aembed_query("a question")
+            await vl.aembed(["a text", case_image("square")])
+            assert len([vector async for vector in vl.astream(iter(["a", "b"]))]) == 2
+        go.set()
+        await tool
 
 
 async def test_a_failing_source_loses_nothing_that_it_gave(stream: Stream, vl: Embedder) -> None:

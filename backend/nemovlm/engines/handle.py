@@ -108,7 +108,7 @@ class EngineHandle:
         """
         task = self._task  # only the private loop comes here: no lock
         # A task of another loop is one that was inherited through a fork.
-        if task is None or task.get_loop() is not asyncio.get_running_loop() or (task.done() and task.exception()):
+        if task is None or task.get_loop() is not asyncio.get_running_loop() or _failed(task):
             task = self._task = asyncio.create_task(self._start())
             # Frameworks drop what they use without closing it.
             self._finalizer = weakref.finalize(self, _let_go, task, os.getpid())
@@ -149,6 +149,10 @@ class EngineHandle:
         if not served:
             raise ModelNotServedError("no model was chosen, and the server has none: pass model")
         return next((model.id for model in served if model.id == model.root), served[0].id)
+
+
+def _failed(task: asyncio.Task[RunningEngine]) -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)
 
 
 async def _learn_dimension(engine: RunningEngine) -> int:

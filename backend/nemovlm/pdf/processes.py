@@ -12,12 +12,12 @@ from concurrent.futures import Future
 from contextlib import suppress
 from multiprocessing.spawn import get_executable
 from signal import Signals
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from nemovlm.errors import PdfPageError
 from nemovlm.pdf.jobs import Document, Job, SharedFile
 from nemovlm.pdf.page import RenderedPage
-from nemovlm.threads import native, start_thread
+from nemovlm.threads import gevent_patched, native, start_thread
 
 Answer: TypeAlias = RenderedPage | PdfPageError | None
 """What became of a page. None: the process cannot have the document."""
@@ -108,7 +108,7 @@ class RenderingProcess:
 
 def _start(memory: SharedFile) -> Any:
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
-    return native("subprocess", "Popen")(
+    return subprocess.Popen(  # noqa: S603
         [*_command(), memory.handle],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -121,6 +121,8 @@ def _start(memory: SharedFile) -> Any:
 def _command() -> list[str]:
     if getattr(sys, "frozen", False):
         raise OSError("a frozen program has no Python to start another process with")
+    if gevent_patched():
+        raise OSError("gevent has put its own processes in the place of Python's")
     return [get_executable(), "-m", "nemovlm.pdf.worker"]
 
 

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from multiprocessing.spawn import get_executable
 from signal import Signals
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from nemovlm.errors import PdfPageError
 from nemovlm.pdf.jobs import Document, Job, SharedFile

@@ -1,8 +1,9 @@
 """PDFs as LangChain documents, one a page: text, and the page's image for whoever can look at it."""
 
 import base64
-from collections.abc import Iterable, Iterator
-from contextlib import closing
+import os
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator
+from contextlib import aclosing, closing
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -11,9 +12,11 @@ from langchain_core.document_loaders import BaseBlobParser, BaseLoader, Blob
 from langchain_core.documents import Document
 
 from langchain_nemovlm.pages import markdown
+from nemovlm import runtime
 from nemovlm.errors import ConfigurationError, PdfError
 from nemovlm.images import encode_png
 from nemovlm.on_error import OnError, apply_on_error, check_on_error
+from nemovlm.paths import local_path, readable_name
 from nemovlm.pdf import Page, page_id, pdfs_below, read_pages, require_local_path
 
 
@@ -59,7 +62,7 @@ class NemoVLMPDFParser(BaseBlobParser):
         if content == "markdown" and image_dir is None:
             raise ConfigurationError("content='markdown' names images on disk: pass image_dir, the folder for them")
         self.content = content
-        self.image_dir = Path(image_dir) if image_dir is not None else None
+        self.image_dir = local_path(image_dir) if image_dir is not None else None
         self.on_error = on_error
         self._options: dict[str, Any] = {
             "pages": None if pages is None else list(pages),  # for every file anew
@@ -76,9 +79,10 @@ class NemoVLMPDFParser(BaseBlobParser):
             ImageError: An image cannot be written.
         """
         content = _file(blob) or blob.as_bytes()
+        source = None if blob.source is None else readable_name(blob.source)
         # The bytes themselves are all that tells a nameless blob from another.
-        name = blob.source or f"sha256:{sha256(blob.as_bytes()).hexdigest()}"
-        with closing(read_pages(content, name=blob.source, **self._options)) as results:
+        name = source or f"sha256:{sha256(blob.as_bytes()).hexdigest()}"
+        with closing(read_pages(content, name=source, **self._options)) as results:
             for result in results:
                 if page := apply_on_error(result, self.on_error):
                     yield self._document(page, blob, name)
@@ -88,11 +92,11 @@ class NemoVLMPDFParser(BaseBlobParser):
         facts = {key: value for key, value in page.metadata.items() if key not in page.info}
         metadata = {**page.info, **blob.metadata, **facts, "source": name, "doc_id": identity}
         if _file(blob):
-            metadata["file_path"] = str(blob.path)
+            metadata["file_path"] = readable_name(str(blob.path))
         content = page.text if self.content == "text" else ""
         if self.image_dir:
             file = page.save_image(self.image_dir)
-            metadata |= {"mime_type": "image/png", "image_path": str(file)}
+            metadata |= {"mime_type": "image/png", "image_path": readable_name(file)}
             if self.content == "markdown":
                 content = markdown(page, file)
         if self.content == "base64":
@@ -106,6 +110,9 @@ def _file(blob: Blob) -> Path | None:
     return Path(blob.path) if blob.path and blob.data is None else None
 
 
+_FOR_CONTENT = "for what is in memory, NemoVLMPDFParser().parse(Blob.from_data(data))"
+
+
 class NemoVLMPDFLoader(BaseLoader):
     """Loads a PDF, or all PDFs in a folder and below, one document a page; the options are those of `NemoVLMPDFParser`.
 
@@ -116,15 +123,15 @@ class NemoVLMPDFLoader(BaseLoader):
         options: The arguments of `NemoVLMPDFParser`.
 
     Raises:
-        ConfigurationError: Like `NemoVLMPDFParser`.
+        ConfigurationError: Like `NemoVLMPDFParser`; or it is no path.
         PdfError: The path is an address.
     """
 
-    def __init__(self, file_path: str | Path, **options: Any) -> None:
-        self.file_path = require_local_path(file_path)
+    def __init__(self, file_path: str | os.PathLike[str], **options: Any) -> None:
+        self.file_path = require_local_path(file_path, _FOR_CONTENT)
         self._parser = NemoVLMPDFParser(**options)
 
-    def lazy_load(self) -> Iterator[Document]:
+    def lazy_load(self) -> Generator[Document, None, None]:
         """Yield one document a page, rendering each when it is asked for.
 
         Raises:
@@ -138,5 +145,11 @@ class NemoVLMPDFLoader(BaseLoader):
         if not self.file_path.is_dir():
             return [self.file_path]
         if not (files := pdfs_below(self.file_path)):
-            raise PdfError("there is no PDF in this folder").at(str(self.file_path))
+            raise PdfError("there is no PDF in this folder").at(readable_name(self.file_path))
         return files
+
+    async def alazy_load(self) -> AsyncIterator[Document]:
+        """`lazy_load` for async code, on a thread that is not of the caller's pool."""
+        async with aclosing(runtime.iterate(self.lazy_load())) as documents:
+            async for document in documents:
+                yield document

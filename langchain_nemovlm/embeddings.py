@@ -16,6 +16,7 @@ from nemovlm.images import image_source, is_data_url
 from nemovlm.images.download import ImageUrl
 from nemovlm.inputs import Embeddable, Modality, Passage, Vector
 from nemovlm.integrations import Adapter, passage_or_error
+from nemovlm.paths import local_path
 
 ImageReference: TypeAlias = str | Path | bytes | BinaryIO | Image.Image | ImageUrl
 """A path, a `file://` or data URL, the bytes of an image file, an open binary file, a Pillow image, or an address that
@@ -42,6 +43,11 @@ class NemoVLMEmbeddings(Adapter, Embeddings):
     of one are embedded by it. Nothing outside this folder is opened."""
     page_modality: Modality = "image"
     """What of those documents is embedded: the `image`, both (`text_image`), or the `text`."""
+
+    @field_validator("image_dir")
+    @classmethod
+    def _local(cls, image_dir: Path | None) -> Path | None:
+        return None if image_dir is None else local_path(image_dir)
 
     @field_validator("cache", mode="before")
     @classmethod

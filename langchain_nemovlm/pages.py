@@ -5,6 +5,8 @@ that image, `![report.pdf page 3](pages/0f3c...e1.png)`, which people, chat wind
 """
 
 import base64
+import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,24 +18,37 @@ from langchain_core.messages import HumanMessage
 from langchain_core.messages.content import ContentBlock, ImageContentBlock, create_image_block, create_text_block
 
 from nemovlm.errors import InputError
-from nemovlm.images import encode_png, image_in, image_type, read_image
+from nemovlm.images import encode_png, for_chat, image_in, read_image
 from nemovlm.inputs import Modality, Passage
+from nemovlm.paths import local_path
 from nemovlm.pdf import Page, iter_pages
+
+_log = logging.getLogger("nemovlm")
 
 _IN_A_LABEL = str.maketrans("[]\n", "() ")
 # The image's name is a digest, so that nothing else in the folder is ever opened; and what has a scheme is no path.
-_IMAGE_AT_THE_END = re.compile(r"(?:\A|\n\n)!\[([^\n\]]*)\]\([^\n:]*?([0-9a-f]{64}\.png)\)\Z")
+_IMAGE_AT_THE_END = re.compile(r"(?:\A|\n\s*)!\[([^\n\]]*)\]\([^\n:]*?([0-9a-f]{64}\.png)\)\s*\Z")
+# What a text splitter leaves of it where its chunks are too short for the name.
+_PART_OF_A_NAME = re.compile(r"!\[[^\n\]]*\]\([^\n)]*\Z|\A[^\n(]*[0-9a-f]{8,64}\.png\)")
 
 
 def markdown(page: Page, file: Path) -> str:
     """Return the text of a page, and after it the name of its image file as Markdown has it."""
     name = page.name.translate(_IN_A_LABEL)
-    return f"{page.text}\n\n![{name}]({quote(file.as_posix())})".lstrip()
+    return f"{page.text}\n\n![{name}]({quote(os.fsencode(file.as_posix()))})".lstrip()
 
 
 def passage_of(content: str, folder: Path, modality: Modality) -> Passage | None:
-    """Return what to embed of a `markdown` page whose image lies in `folder`, or None for any other text."""
+    """Return what to embed of a `markdown` page whose image lies in `folder`, or None for any other text.
+
+    Part of an image's name, as a text splitter may leave it, is said in the log.
+    """
     if not (match := _IMAGE_AT_THE_END.search(content)):
+        if _PART_OF_A_NAME.search(content):
+            _log.warning(
+                "a page was split in the name of its image, and is embedded as text: split pages not at all (%r)",
+                content[-60:],
+            )
         return None
     text = content[: match.start()]
     return Passage(
@@ -58,8 +73,8 @@ def page_to_content_block(document: Document, *, password: str | None = None) ->
         ImageError: Its image cannot be read.
         PdfError: Its PDF cannot be read.
     """
-    image = _image_file(document, password)
-    return create_image_block(base64=base64.b64encode(image).decode("ascii"), mime_type=image_type(image))
+    image = for_chat(_image_file(document, password))
+    return create_image_block(base64=base64.b64encode(image.data).decode("ascii"), mime_type=image.mime_type)
 
 
 def pages_to_message(question: str, documents: Sequence[Document], *, password: str | None = None) -> HumanMessage:
@@ -84,7 +99,7 @@ def pages_to_message(question: str, documents: Sequence[Document], *, password: 
 def _image_file(document: Document, password: str | None) -> bytes:
     metadata = document.metadata
     if path := metadata.get("image_path"):
-        return read_image(Path(path))
+        return read_image(local_path(path))
     if image := image_in(document.page_content):
         return image
     path, index = _file(metadata), _number(metadata.get("page"))

@@ -1,7 +1,6 @@
 """`NemoVLMEmbedding`: an `Embedder` as LlamaIndex wants it."""
 
 import asyncio
-import base64
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from tqdm import tqdm
 
 from llamaindex_nemovlm.caches import KVStoreCache
 from nemovlm.errors import ConfigurationError, ImageError, NemoVLMError
-from nemovlm.images import ImageSource, image_in, image_source
+from nemovlm.images import ImageSource, decode_base64, has_data_scheme, image_in, image_source, read_image
 from nemovlm.images.download import ImageUrl
 from nemovlm.inputs import Modality, Passage, Vector
 from nemovlm.integrations import Adapter, passage_or_error
@@ -254,7 +253,7 @@ class NemoVLMEmbedding(Adapter, MultiModalEmbedding):
 
     def _source(self, reference: ImageReference) -> ImageSource:
         if isinstance(reference, str):
-            if reference.startswith(("http://", "https://")):
+            if reference.lower().startswith(("http://", "https://")):
                 if not self.fetch_urls:
                     raise ImageError("addresses are not fetched unless fetch_urls=True; download the image, or set it")
                 return ImageUrl(reference)
@@ -283,10 +282,12 @@ def _image_of(node: BaseNode) -> ImageReference | None:
 
 
 def _decoded(letters: str | bytes) -> bytes:
-    """Return the image file that a node holds in base64, which may have line ends in it."""
+    """Return the image file that a node holds in base64, by itself or as a data URL."""
+    text = letters if isinstance(letters, str) else letters.decode("ascii", "replace")
+    if has_data_scheme(text):
+        return read_image(text)
     try:
-        data = letters.encode() if isinstance(letters, str) else letters
-        return base64.b64decode(b"".join(data.split()), validate=True)
+        return decode_base64(text)
     except ValueError as error:  # binascii.Error is one, and so is UnicodeEncodeError
         raise ImageError(f"the node's image is not valid base64 ({error})") from error
 

@@ -1,6 +1,7 @@
 """PDFs as LlamaIndex documents or nodes, one a page: the image, with the text beside it."""
 
 import base64
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from hashlib import sha256
@@ -24,11 +25,14 @@ from llama_index.core.schema import (
 from llama_index.core.utils import get_cache_dir
 from pydantic import Field
 
+from nemovlm import runtime
 from nemovlm.errors import PdfError
 from nemovlm.images import encode_png
 from nemovlm.on_error import apply_on_error
-from nemovlm.pdf import Page, page_id, read_pages
+from nemovlm.paths import local_path, readable_name
+from nemovlm.pdf import Page, page_id, read_pages, require_local_path
 
+_FOR_CONTENT = "pass its path, or the file system that it is on as fs"
 # Of no use to a model that reads the metadata. `image_sha256` keeps pages apart in LlamaIndex's caches.
 _NOT_FOR_MODELS = (
     *("file_path", "page", "total_pages", "image_sha256", "width", "height", "dpi"),
@@ -91,7 +95,7 @@ class NemoVLMPDFReader(BasePydanticReader):
         return "NemoVLMPDFReader"
 
     def lazy_load_data(
-        self, file: str | Path, extra_info: dict[str, Any] | None = None, fs: Any = None, **_: Any
+        self, file: str | os.PathLike[str], extra_info: dict[str, Any] | None = None, fs: Any = None, **_: Any
     ) -> Iterable[Document]:
         """Yield one document a page, rendering each when it is asked for.
 
@@ -103,6 +107,7 @@ class NemoVLMPDFReader(BasePydanticReader):
         Raises:
             PdfError: The PDF or a page cannot be read, unless `on_error` says otherwise.
             ImageError: An image cannot be written.
+            ConfigurationError: `file` is no path.
         """
         for page in self._pages(file, fs):
             facts = self._facts(page, file, extra_info)
@@ -110,7 +115,13 @@ class NemoVLMPDFReader(BasePydanticReader):
             facts["text_resource"] = MediaResource(text=page.text)
             yield self._image_document(page, facts) if self.images else _Page(**facts)
 
-    def load_nodes(self, file: str | Path, extra_info: dict[str, Any] | None = None, fs: Any = None) -> list[TextNode]:
+    async def aload_data(self, *args: Any, **kwargs: Any) -> list[Document]:
+        """`load_data` for async code, on a thread that is not of the caller's pool."""
+        return await runtime.in_thread(self.load_data, *args, **kwargs)
+
+    def load_nodes(
+        self, file: str | os.PathLike[str], extra_info: dict[str, Any] | None = None, fs: Any = None
+    ) -> list[TextNode]:
         """Return one node a page, chained in order, with the PDF as their source: pages are never split.
 
         `ImageNode`s, or `TextNode`s with `images=False`; `delete_ref_doc(str(file))` takes them all out of an index.
@@ -119,7 +130,8 @@ class NemoVLMPDFReader(BasePydanticReader):
         Raises:
             PdfError: Like `lazy_load_data`, and `ImageError`.
         """
-        source = RelatedNodeInfo(node_id=str(file), metadata={"file_path": str(file)})
+        name = readable_name(file)
+        source = RelatedNodeInfo(node_id=name, metadata={"file_path": name})
         nodes: list[TextNode] = []
         for page in self._pages(file, fs):
             facts = self._facts(page, file, extra_info)
@@ -132,8 +144,8 @@ class NemoVLMPDFReader(BasePydanticReader):
             nodes.append(node)
         return nodes
 
-    def _pages(self, file: str | Path, fs: Any) -> Iterator[Page]:
-        content = file if fs is None else _read(file, fs)
+    def _pages(self, file: str | os.PathLike[str], fs: Any) -> Iterator[Page]:
+        content = require_local_path(file, _FOR_CONTENT) if fs is None else _read(file, fs)
         if isinstance(content, PdfError):
             apply_on_error(content, self.on_error)
             return
@@ -143,18 +155,18 @@ class NemoVLMPDFReader(BasePydanticReader):
             password=self.password,
             dpi=self.dpi,
             workers=self.workers,
-            name=str(file),
+            name=readable_name(file),
         )
         with closing(results):
             for result in results:
                 if page := apply_on_error(result, self.on_error):
                     yield page
 
-    def _facts(self, page: Page, file: str | Path, extra_info: dict[str, Any] | None) -> dict[str, Any]:
-        known = {name: value for name, value in page.metadata.items() if value != ""}
+    def _facts(self, page: Page, file: str | os.PathLike[str], extra_info: dict[str, Any] | None) -> dict[str, Any]:
+        name, known = readable_name(file), {key: value for key, value in page.metadata.items() if value != ""}
         return {
-            "id_": page_id(str(file), page.index),
-            "metadata": {"file_name": Path(file).name, "file_path": str(file), **known, **(extra_info or {})},
+            "id_": page_id(name, page.index),
+            "metadata": {"file_name": Path(name).name, "file_path": name, **known, **(extra_info or {})},
             "excluded_embed_metadata_keys": list(_NOT_FOR_MODELS),
             "excluded_llm_metadata_keys": list(_NOT_FOR_MODELS),
         }
@@ -168,14 +180,14 @@ class NemoVLMPDFReader(BasePydanticReader):
         return ImageNode(**facts, **place, image_mimetype="image/png")
 
     def _save(self, page: Page) -> Path:
-        return page.save_image(self.image_dir or Path(get_cache_dir()) / "nemovlm-pages")
+        return page.save_image(local_path(self.image_dir or Path(get_cache_dir()) / "nemovlm-pages"))
 
 
 def _base64(page: Page) -> bytes:
     return base64.b64encode(encode_png(page.image))
 
 
-def _read(file: str | Path, fs: Any) -> bytes | PdfError:
+def _read(file: str | os.PathLike[str], fs: Any) -> bytes | PdfError:
     try:
         with fs.open(str(file), "rb") as remote:
             content: bytes = remote.read()

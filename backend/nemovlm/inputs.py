@@ -52,6 +52,14 @@ class Passage:
         return "text_image" if self.text and self.text.strip() else "image"
 
 
+def replace_surrogates(text: str) -> str:
+    """Return text that every encoding has: a half of a character is replaced by U+FFFD, two that belong are joined.
+
+    Such halves come of texts that were cut by JavaScript, and of PDFs.
+    """
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 Embeddable: TypeAlias = Passage | str | Image.Image | bytes | Path | ImageUrl
 """A `str` is always a text; a `Path` is always an image file; bytes are an image file's content; an `ImageUrl` is an
 image that is fetched."""
@@ -65,6 +73,10 @@ class Item:
     text: str
     image: ImageSource | None
     truncate: Truncate
+
+    def __post_init__(self) -> None:
+        if not self.text.isascii():
+            object.__setattr__(self, "text", replace_surrogates(self.text))
 
     @property
     def modality(self) -> Modality:

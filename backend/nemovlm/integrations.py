@@ -22,7 +22,7 @@ _NVIDIA_NAMES = {
 }
 
 
-class Adapter(EmbedderFields):  # noqa: PLW1641 - pydantic makes the hash of a frozen subclass
+class Adapter(EmbedderFields):
     """The settings of an `Embedder` as fields, what is None being read from `NEMOVLM_*`, and the `Embedder` itself.
 
     `nvidia_base_url`, `nvidia_api_key`, `default_headers`, `verify_ssl` and `async_http_client` are taken as well, as
@@ -45,6 +45,10 @@ class Adapter(EmbedderFields):  # noqa: PLW1641 - pydantic makes the hash of a f
         if type(other) is not type(self):
             return False
         return self.embedder.settings == other.embedder.settings and self.model_dump() == other.model_dump()
+
+    def __hash__(self) -> int:
+        """A number that equal ones have in common, whatever their other fields are: pydantic's own fails for lists."""
+        return hash((type(self), self.model, self.engine, str(self.base_url), self.dimensions))
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy; with `update`, one that does what its fields say."""

@@ -299,8 +299,7 @@ def test_damage_is_an_image_error_or_nothing(kind: str, edits: list[tuple[float,
         ("data:text/plain;base64,AAAA", "data URL"),
         ("data:image/png,AAAA", "data URL"),
         ("data:image/png;base64,", "empty"),
-        ("data:image/png;base64,AAA", "not valid base64"),
-        ("data:image/png;base64,AA AA", "not valid base64"),
+        ("data:image/png;base64,AAAAA", "not valid base64"),
         ("data:image/png;base64,!!!!", "not valid base64"),
         ("data:image/png;base64,ÄÄÄÄ", "not valid base64"),
         (data_url(b"no image at all, but well encoded", "image/png"), "no image"),
@@ -380,7 +379,7 @@ def test_addresses_on_the_network_are_refused(scheme: str) -> None:
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("prefix", ["", "DATA:image/png;base64,"])
+@pytest.mark.parametrize("prefix", ["", "/data:image/png;base64,"])
 def test_image_data_taken_for_a_path_is_not_repeated(prefix: str) -> None:
     """Base64 without a proper `data:` in front looks like a path; the message must not be the image."""
     encoded_image = base64.b64encode(encoded(Image.effect_noise((64, 64), 90), "PNG")).decode()

@@ -3,11 +3,12 @@
 Results go to standard output, everything said about them to standard error.
 """
 
+import json
 from collections.abc import Callable
 from enum import IntEnum
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, ParamSpec, Unpack
+from typing import Annotated, Any, ParamSpec, Unpack
 
 from nemovlm import __version__
 from nemovlm.embedder import Embedder
@@ -80,6 +81,11 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
 def say(message: str, style: str | None = None) -> None:
     """Print one line to standard error."""
     stderr.print(Text(message, style=style or ""), soft_wrap=True)
+
+
+def print_json(value: Any, *, indent: int | None = None) -> None:
+    """Print one line of JSON, or several with `indent`, which stays JSON whatever the encoding of the output is."""
+    stdout.out(json.dumps(value, indent=indent, ensure_ascii=stdout.encoding != "utf-8"))
 
 
 def write(path: Path, content: str | bytes) -> None:

@@ -1,6 +1,5 @@
 """The commands that make and use vectors: `index`, `search`, `embed` and `delete`."""
 
-import json
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Unpack
@@ -22,6 +21,7 @@ from nemovlm.cli.console import (
     announce,
     command,
     open_embedder,
+    print_json,
     say,
     stderr,
     stdout,
@@ -107,7 +107,7 @@ def search(
     if image is not None:
         answers = [Answer(image.name, pages.search(image, k))]
     if as_json:
-        stdout.out(json.dumps([answer.as_dict() for answer in answers], indent=2, ensure_ascii=False))
+        print_json([answer.as_dict() for answer in answers], indent=2)
     else:
         for answer in answers:
             _print(answer)
@@ -142,7 +142,7 @@ def embed(
         write(out, buffer.getvalue())
         return
     for name, vector in zip([*texts, *map(str, images)], vectors, strict=True):
-        stdout.out(json.dumps({"input": name, "embedding": [round(float(x), 8) for x in vector]}, ensure_ascii=False))
+        print_json({"input": name, "embedding": [round(float(x), 8) for x in vector]})
 
 
 @command

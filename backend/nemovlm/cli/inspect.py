@@ -1,6 +1,5 @@
 """The commands that say what is here and how it does: `models`, `doctor` and `parity`."""
 
-import json
 from typing import Annotated
 
 import typer
@@ -17,6 +16,7 @@ from nemovlm.cli.console import (
     Model,
     command,
     open_embedder,
+    print_json,
     say,
     stdout,
     table,
@@ -101,7 +101,7 @@ def parity(
         opened=lambda facts: say(model_on_engine(facts)),
     )
     if as_json:
-        stdout.out(json.dumps(found.as_dict(), indent=2, ensure_ascii=False))
+        print_json(found.as_dict(), indent=2)
     else:
         rows = table()
         rows.add_row("reference", Text(engine_name(found.reference)))

@@ -6,6 +6,8 @@ Knows Pillow; knows nothing of models.
 from nemovlm.images.decode import (
     MAX_PIXELS,
     ImageSource,
+    decode_base64,
+    has_data_scheme,
     image_in,
     image_source,
     image_type,
@@ -15,7 +17,7 @@ from nemovlm.images.decode import (
     read_image,
 )
 from nemovlm.images.download import ImageUrl
-from nemovlm.images.encode import Encoded, compact, data_url, encode_jpeg, encode_png, save_png
+from nemovlm.images.encode import Encoded, compact, data_url, encode_jpeg, encode_png, for_chat, save_png
 
 __all__ = [
     "MAX_PIXELS",
@@ -24,8 +26,11 @@ __all__ = [
     "ImageUrl",
     "compact",
     "data_url",
+    "decode_base64",
     "encode_jpeg",
     "encode_png",
+    "for_chat",
+    "has_data_scheme",
     "image_in",
     "image_source",
     "image_type",

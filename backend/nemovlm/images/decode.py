@@ -4,12 +4,14 @@ Nothing here opens a path or a URL out of a text: a `str` is accepted only if th
 """
 
 import base64
+import os
 import re
 import warnings
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 from urllib.request import url2pathname
 
 import numpy as np
@@ -17,6 +19,7 @@ from PIL import Image
 
 from nemovlm.errors import ImageError, ImageTooLargeError, one_line
 from nemovlm.images.download import ImageUrl, download
+from nemovlm.paths import local_path, read_binary, readable_name
 
 ImageSource: TypeAlias = Image.Image | bytes | Path | str | ImageUrl
 """A Pillow image, the bytes of an image file, a `Path`, a whole data URL (`data:image/png;base64,...`), or an
@@ -27,6 +30,7 @@ MAX_PIXELS = 178_956_970
 
 # Raster formats that Pillow decodes by itself. Left out on purpose: EPS starts Ghostscript.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF")
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")  # ISO/IEC 23008-12, at byte 8
 
 # What the EXIF tag Orientation asks for (EXIF 2.32, tag 0x0112).
 ORIENTATION = 0x0112
@@ -82,10 +86,13 @@ def measure(data: bytes) -> tuple[int, int]:
 def image_type(data: bytes) -> str:
     """Return the MIME type of an image file, such as `image/png`, given its bytes, without decoding it.
 
+    MPO, of which phones make photographs, is JPEG with more behind it, and JPEG to everybody else.
+
     Raises:
         ImageError: It is none that can be read.
     """
-    return Image.MIME[open_image(data).format or ""]
+    kind = open_image(data).format or ""
+    return "image/jpeg" if kind == "MPO" else Image.MIME.get(kind, f"image/{kind.lower()}")
 
 
 def image_source(reference: "ImageSource | BinaryIO") -> ImageSource:
@@ -100,23 +107,26 @@ def image_source(reference: "ImageSource | BinaryIO") -> ImageSource:
     Raises:
         ImageError: It is an address on the network, a file that cannot be read, or of another type.
     """
-    if isinstance(reference, str) and not reference.startswith("data:"):
+    if isinstance(reference, str) and not has_data_scheme(reference):
         scheme, _, rest = reference.partition("://")
         if not rest:
-            return Path(reference)
-        if scheme == "file":
+            return local_path(reference)
+        if scheme.lower() == "file":
             return Path(url2pathname(urlsplit(reference).path))
         raise ImageError(f"{scheme}:// addresses are not fetched; download the image, or pass a nemovlm.ImageUrl")
-    if isinstance(reference, (str, bytes, Path, Image.Image, ImageUrl)):
+    if isinstance(reference, (str, bytes, Image.Image, ImageUrl)):
         return reference
+    if isinstance(reference, os.PathLike):
+        return local_path(reference)
+    if isinstance(reference, (bytearray, memoryview)):
+        return bytes(reference)
     if not hasattr(reference, "read"):
         raise ImageError(
             f"{type(reference).__name__} is no type of image: pass a path, bytes, a data URL or a Pillow image"
         )
     try:
-        reference.seek(0)
-        return reference.read()
-    except (OSError, ValueError) as error:  # ValueError: it is closed
+        return read_binary(reference)
+    except (OSError, TypeError) as error:
         raise ImageError(f"the open file cannot be read: {one_line(error)}") from error
 
 
@@ -128,10 +138,10 @@ def read_image(source: bytes | Path | str | ImageUrl) -> bytes:
     """
     if isinstance(source, Path):
         try:
-            data = source.read_bytes()
+            data = local_path(source).read_bytes()
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             text = str(source)  # it may be base64 taken for a path
-            name = text if len(text) <= 300 and image_in(text) is None else f"{text[:40]}..."
+            name = readable_name(text) if len(text) <= 300 and image_in(text) is None else f"{text[:40]}..."
             raise ImageError(f"cannot read {name}: {one_line(error)}") from error
     elif isinstance(source, str):
         data = _decode_data_url(source)
@@ -146,12 +156,20 @@ def read_image(source: bytes | Path | str | ImageUrl) -> bytes:
     return data
 
 
-_DATA_URL = re.compile(r"data:image/[\w.+-]+(?:;[\w.+=-]+)*;base64,[A-Za-z0-9+/]+={0,2}")
+# RFC 2397, and what is made of it: capitals, blanks and line ends, the letters of URLs, and letters as %2B.
+_DATA_URL = re.compile(
+    r"\s*data:image/[\w.+-]+(?:;\s*[\w.+=-]+)*;\s*base64\s*,[\w+/%\s-]+={0,2}\s*", re.IGNORECASE | re.ASCII
+)
+
+
+def has_data_scheme(text: str) -> bool:
+    """Return whether `text` begins as a data URL does, of whatever kind."""
+    return text.lstrip()[:5].lower() == "data:"
 
 
 def is_data_url(text: str) -> bool:
     """Return whether the whole of `text` is one data URL of an image in base64."""
-    return _DATA_URL.fullmatch(text) is not None
+    return has_data_scheme(text) and _DATA_URL.fullmatch(text) is not None
 
 
 def image_in(text: str) -> bytes | None:
@@ -169,15 +187,29 @@ def image_in(text: str) -> bytes | None:
     return image
 
 
+def decode_base64(letters: str | bytes) -> bytes:
+    """Return what base64 stands for, with line ends in it, without its padding, or in the alphabet of URLs.
+
+    Raises:
+        ValueError: It is no base64.
+    """
+    data = letters.encode() if isinstance(letters, str) else letters
+    data = b"".join(unquote_to_bytes(data).split()).translate(_OF_URLS).rstrip(b"=")
+    return base64.b64decode(data + b"=" * (-len(data) % 4), validate=True)
+
+
+_OF_URLS = bytes.maketrans(b"-_", b"+/")
+
+
 def _decode_data_url(url: str) -> bytes:
     header, comma, payload = url.partition(",")
-    if not (header.startswith("data:image/") and header.endswith(";base64") and comma):
+    if not (header.lstrip().lower().startswith("data:image/") and header.rstrip().lower().endswith("base64") and comma):
         raise ImageError(
             "a str is taken as an image only if all of it is a data URL (data:image/...;base64,...); "
             "for a file pass a pathlib.Path"
         )
     try:
-        return base64.b64decode(payload, validate=True)
+        return decode_base64(payload)
     except ValueError as error:  # binascii.Error is one; a plain one for letters beyond ASCII
         raise ImageError(f"the data URL is not valid base64 ({error})") from error
 
@@ -192,11 +224,23 @@ def open_image(data: bytes) -> Image.Image:
         with warnings.catch_warnings():
             # Pillow warns at half the size at which it refuses; the limit here is checked by the caller.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(BytesIO(data), formats=_FORMATS)
+            return Image.open(BytesIO(data), formats=(*_FORMATS, *_taught_formats()))
     except Image.DecompressionBombError as error:
         raise ImageTooLargeError(f"the image is too large to be decoded safely ({error})") from error
     except Exception as error:  # UnidentifiedImageError is an OSError
-        raise ImageError("the bytes are no image that can be read (PNG, JPEG, WebP, TIFF, GIF, BMP)") from error
+        way_out = "if Pillow can read it, pass Image.open(path)"
+        if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+            way_out = "it is HEIC: install pillow-heif and call its register_heif_opener(), or save it as JPEG"
+        raise ImageError(
+            f"the bytes are no image that can be read (PNG, JPEG, WebP, TIFF, GIF, BMP); {way_out}"
+        ) from error
+
+
+def _taught_formats() -> Iterator[str]:
+    """Yield the formats that somebody else than Pillow has registered with it, as pillow-heif does: on purpose."""
+    for name, (factory, _) in Image.OPEN.items():
+        if not factory.__module__.startswith("PIL."):
+            yield name
 
 
 def _upright(image: Image.Image) -> Image.Image:

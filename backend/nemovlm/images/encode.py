@@ -11,7 +11,7 @@ from uuid import uuid4
 from PIL import Image, ImageChops
 
 from nemovlm.errors import ImageError, one_line
-from nemovlm.images.decode import ORIENTATION, ImageSource, load_image, open_image, read_image
+from nemovlm.images.decode import ORIENTATION, ImageSource, image_type, load_image, open_image, read_image
 
 # Level 3 makes smaller files of pages than the default 6, in half the time.
 _PNG = {"compress_level": 3}
@@ -50,6 +50,20 @@ def save_png(image: Image.Image, path: Path) -> None:
         with suppress(OSError, ValueError):
             part.unlink()
         raise ImageError(f"the image cannot be written to {path}: {one_line(error)}") from error
+
+
+_TYPES_OF_CHATS = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif"})
+
+
+def for_chat(data: bytes) -> "Encoded":
+    """Return an image file as chat models take it: as it is, or as a PNG.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    if (mime_type := image_type(data)) in _TYPES_OF_CHATS:
+        return Encoded(data, mime_type)
+    return Encoded(encode_png(load_image(data)), "image/png")
 
 
 class Encoded(NamedTuple):

@@ -1,16 +1,18 @@
 """A PDF as a stream of pages: each with its image and its text layer. No lock is held across a `yield`."""
 
 import math
+import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 from uuid import NAMESPACE_URL, uuid5
 
-from nemovlm.errors import ConfigurationError, PageIndexError, PdfError, PdfPageError
+from nemovlm.errors import ConfigurationError, PageIndexError, PdfError, PdfPageError, one_line
 from nemovlm.models.tiling import NEMOTRON_TILING
 from nemovlm.models.vision import Vision
 from nemovlm.on_error import OnError, apply_on_error, check_on_error
+from nemovlm.paths import local_path, read_binary, readable_name
 from nemovlm.pdf.page import Page
 from nemovlm.pdf.renderer import Renderer
 from nemovlm.pdf.workers import in_processes
@@ -27,8 +29,8 @@ __all__ = [
     "require_local_path",
 ]
 
-PdfSource: TypeAlias = str | Path | bytes | BinaryIO
-"""A path, the content of a PDF, or an open binary file (which is read to its end and stays open)."""
+PdfSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+"""A path, the content of a PDF, or an open binary file (which is read from its start and stays open)."""
 
 
 def iter_pages(
@@ -61,8 +63,7 @@ def iter_pages(
     Raises:
         PdfError: The file cannot be read; `PdfPasswordError`, `PdfSecurityError`, `PdfFormatError` say why.
         PdfPageError: A page failed.
-        ConfigurationError: An argument is none that there is.
-        TypeError: The source is a file opened as text.
+        ConfigurationError: An argument is none that there is, or the source is no PDF's, such as a file opened as text.
     """
     check_on_error(on_error)
     results = read_pages(source, pages=pages, password=password, tiling=tiling, dpi=dpi, workers=workers, name=name)
@@ -90,8 +91,7 @@ def read_pages(
     `PdfPageError`. Close the generator, or read it to its end: it holds the file and processes.
 
     Raises:
-        ConfigurationError: An argument is none that there is.
-        TypeError: The source is a file opened as text.
+        ConfigurationError: As in `iter_pages`.
     """
     if dpi is not None and not 0 < dpi < math.inf:
         raise ConfigurationError(f"dpi must be a positive number, not {dpi}")
@@ -110,7 +110,7 @@ def count_pages(source: PdfSource, *, password: str | None = None) -> int:
 
     Raises:
         PdfError: The file cannot be read, as in `iter_pages`.
-        TypeError: The source is a file opened as text.
+        ConfigurationError: The source is no PDF's.
     """
     with Renderer(_path_or_bytes(source), password) as renderer:
         return renderer.total
@@ -121,7 +121,7 @@ def page_id(source: str, index: int) -> str:
     return str(uuid5(NAMESPACE_URL, f"{source}#page={index + 1}"))
 
 
-def find_pdfs(sources: str | Path | Iterable[str | Path]) -> list[Path]:
+def find_pdfs(sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
     """Return the PDFs that files and folders stand for: absolute, each once, those of a folder in order of name.
 
     A file is taken whatever its name, and whether or not it exists.
@@ -129,13 +129,13 @@ def find_pdfs(sources: str | Path | Iterable[str | Path]) -> list[Path]:
     Raises:
         PageIndexError: There is none.
     """
-    if isinstance(sources, (str, Path)):
+    if isinstance(sources, (str, os.PathLike)):
         sources = [sources]
     found: dict[Path, None] = {}
     folders = []
-    for source in map(Path, sources):
+    for source in map(local_path, sources):
         if source.is_dir():
-            folders.append(str(source))
+            folders.append(readable_name(source))
             found.update(dict.fromkeys(path.resolve() for path in pdfs_below(source)))
         else:
             found[source.resolve()] = None
@@ -149,21 +149,36 @@ def pdfs_below(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".pdf" and path.is_file())
 
 
-def require_local_path(path: str | Path) -> Path:
+def require_local_path(path: str | os.PathLike[str], instead: str = "pass its bytes") -> Path:
     """Return the path of a file or folder here.
+
+    Args:
+        path: As it was passed.
+        instead: What to do with something else.
 
     Raises:
         PdfError: It is an address.
+        ConfigurationError: It is no path.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ConfigurationError(f"a {type(path).__name__} is no path of a PDF; {instead}")
     if isinstance(path, str) and "://" in path:
         raise PdfError("addresses are not fetched: download the PDF, and pass its path or its bytes").at(path)
-    return Path(path)
+    return local_path(path)
 
 
 def _path_or_bytes(source: PdfSource) -> Path | bytes:
-    if isinstance(source, (str, Path)):
+    if isinstance(source, (str, os.PathLike)):
         return require_local_path(source)
-    content = source if isinstance(source, bytes) else source.read()
-    if not isinstance(content, bytes):  # of a text file: PDFium would take it for a path
-        raise TypeError("a PDF is read from a path, from bytes, or from a file opened as binary")
-    return content
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return bytes(source)
+    try:
+        return read_binary(source)
+    except OSError as error:
+        raise PdfError(f"the open file cannot be read: {one_line(error)}").at("<bytes>") from error
+    except (AttributeError, TypeError) as error:
+        why = f"; {error}" if hasattr(source, "read") else ""
+        raise ConfigurationError(
+            f"a PDF is read from a path, from bytes, or from a file opened as binary, not from a "
+            f"{type(source).__name__}{why}"
+        ) from error

@@ -1,13 +1,23 @@
-"""What a PDF says of itself: its information dictionary, with dates as ISO 8601. Knows no PDFium."""
+"""What a PDF says of itself: its strings, and of them its information dictionary. Knows no PDFium."""
 
 import re
 from collections.abc import Callable
 from datetime import datetime
 
+from nemovlm.inputs import replace_surrogates
+
+# PDFium's marks for a hyphen at the end of a line, behind which the word goes on, and NULs, which no database takes.
+_NO_TEXT = str.maketrans("", "", "\ufffe\x02\x00")
+
 # PDF 32000-1, 14.3.3. `Trapped` is left out: it concerns printing presses.
 _KEYS = ("Title", "Author", "Subject", "Keywords", "Creator", "Producer", "CreationDate", "ModDate")
 # PDF 32000-1, 7.9.4: (D:YYYYMMDDHHmmSSOHH'mm), of which all but the year may be left out.
 _DATE = re.compile(r"(?:D:)?(\d{4})(\d\d)?(\d\d)?(\d\d)?(\d\d)?(\d\d)?(?:Z.*|([+-]\d\d)'?(\d\d)?'?)?")
+
+
+def clean(text: str) -> str:
+    """Return a string of a PDF as text. Every one that leaves `pdf/` has been here."""
+    return replace_surrogates(text.translate(_NO_TEXT)).replace("\r\n", "\n").strip()
 
 
 def read_info(read: Callable[[str], str]) -> dict[str, str]:
@@ -20,7 +30,7 @@ def read_info(read: Callable[[str], str]) -> dict[str, str]:
     info = {}
     for key in _KEYS:
         try:
-            value = read(key).replace("\0", "").strip()
+            value = clean(read(key))
         except UnicodeDecodeError:
             value = ""
         info[key.lower()] = iso_date(value) if key.endswith("Date") else value

@@ -9,6 +9,7 @@ import math
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -19,15 +20,14 @@ from nemovlm.errors import PdfError, PdfFormatError, PdfPageError, PdfPasswordEr
 from nemovlm.images import MAX_PIXELS
 from nemovlm.models.tiling import NEMOTRON_TILING
 from nemovlm.models.vision import Vision
-from nemovlm.pdf.metadata import read_info
+from nemovlm.paths import readable_name
+from nemovlm.pdf.metadata import clean, read_info
 from nemovlm.pdf.page import POINTS_PER_INCH, Page, PageSize, RenderedPage
 
 T = TypeVar("T")
 
 _log = logging.getLogger("nemovlm")
 
-# PDFium's marks for a hyphen at the end of a line, behind which the word goes on, and stray NULs.
-_NO_TEXT = str.maketrans("", "", "\ufffe\x02\x00")
 # PDFium remembers something of every page, some 25 kB, until the document is closed; so that is done now and then.
 _PAGES_PER_OPENING = 100
 _RENDER_FLAGS = pdfium.FPDF_ANNOT | pdfium.FPDF_REVERSE_BYTE_ORDER  # annotations too; RGB instead of BGR
@@ -68,7 +68,7 @@ class Renderer:
     ) -> None:
         self.source = source
         self.password = password
-        self.name = name or (str(source) if isinstance(source, Path) else "<bytes>")
+        self.name = name or (readable_name(source) if isinstance(source, Path) else "<bytes>")
         self._vision = vision
         self._dpi = dpi
         self._canvas = bytearray()  # kept from page to page: to touch fresh memory first costs as much as rendering
@@ -166,9 +166,15 @@ class Renderer:
         page = self._document[index]
         try:
             _paint(page, size, buffer)
-            return RenderedPage(index, self._document.get_page_label(index) or str(index + 1), _text(page), size)
+            return RenderedPage(index, self._label(index), _text(page), size)
         finally:
             page.close()
+
+    def _label(self, index: int) -> str:
+        with suppress(UnicodeDecodeError):  # a damaged one
+            if label := clean(self._document.get_page_label(index)):
+                return label
+        return str(index + 1)
 
     def _reopen_if_due(self) -> None:
         """Open the document anew after some pages, unless its file was changed: then the old one stays open."""
@@ -197,7 +203,7 @@ def _text(page: pypdfium2.PdfPage) -> str:
         text: str = text_page.get_text_bounded()
     finally:
         text_page.close()
-    return text.translate(_NO_TEXT).replace("\r\n", "\n").strip()
+    return clean(text)
 
 
 def _open(source: Path | bytes, password: str | None, name: str) -> pypdfium2.PdfDocument:

@@ -1,0 +1,47 @@
+"""Paths and open files as people pass them."""
+
+import os
+from inspect import isawaitable
+from pathlib import Path
+from typing import Any
+
+
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path from a person or an environment: `~` is the home of the user."""
+    return Path(os.path.expanduser(os.fspath(path)))
+
+
+def readable_name(path: str | os.PathLike[str]) -> str:
+    r"""Return a path as text that any encoding has.
+
+    A name that is not UTF-8 comes from the system with lone surrogates in it: its bytes are shown as `\xe9`.
+    """
+    name = os.fspath(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(name).decode(errors="backslashreplace")
+    return name
+
+
+def read_binary(file: Any) -> bytes:
+    """Return the content of an open binary file, from its start if it can go there, whoever has read in it before.
+
+    Raises:
+        OSError: It cannot be read, or is closed.
+        TypeError: It is no such file; the message says what to pass instead.
+    """
+    try:
+        if getattr(file, "seekable", lambda: hasattr(file, "seek"))():
+            moved = file.seek(0)
+            if isawaitable(moved):
+                moved.close()  # type: ignore[attr-defined] # nobody is to wait for it
+        content = file.read()
+    except ValueError as error:
+        raise OSError(str(error)) from error
+    if isawaitable(content):
+        content.close()  # type: ignore[attr-defined]
+        raise TypeError("its read() is async: pass its .file, or what `await upload.read()` gives")
+    if not isinstance(content, (bytes, bytearray, memoryview)):
+        raise TypeError("it gives text: open the file as binary (mode 'rb')")
+    return bytes(content)

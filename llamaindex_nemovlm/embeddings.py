@@ -283,11 +283,13 @@ def _image_of(node: BaseNode) -> ImageReference | None:
 
 def _decoded(letters: str | bytes) -> bytes:
     """Return the image file that a node holds in base64, by itself or as a data URL."""
-    text = letters if isinstance(letters, str) else letters.decode("ascii", "replace")
+    text = letters if isinstance(letters, str) else letters.decode("latin-1")
     if has_data_scheme(text):
         return read_image(text)
     try:
-        return decode_base64(text)
+        content = decode_base64(text)
+        # LlamaIndex encodes what is no base64, such as a data URL.
+        return _decoded(content) if has_data_scheme(content[:5].decode("latin-1")) else content
     except ValueError as error:  # binascii.Error is one, and so is UnicodeEncodeError
         raise ImageError(f"the node's image is not valid base64 ({error})") from error
 

@@ -5,6 +5,7 @@ All else runs in the process of the tests (`nemovlm_here`).
 """
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from nemovlm import Embedder
+from tests.support.books import numbered
 from tests.support.command import COMMAND, nemovlm, nemovlm_here
 from tests.support.samples import QUESTIONS
 
@@ -43,6 +45,34 @@ def test_the_right_page_comes_first(db: Path) -> None:
     answers = json.loads(out)
     found = [(answer["hits"][0]["document"].split("/")[-1], answer["hits"][0]["page"]) for answer in answers]
     assert found == [(question.document, question.page) for question in QUESTIONS]
+
+
+@pytest.fixture(scope="module")
+def foreign(vl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The index of a document whose name and text have letters that few encodings have."""
+    folder = tmp_path_factory.mktemp("foreign")
+    (folder / "\u6587\u4ef6 \u20ac \U0001f600.pdf").write_bytes(numbered(1))
+    nemovlm_here("index", folder, "--db", folder / "db", "--model", vl_folder, "--modality", "text")
+    return folder
+
+
+@pytest.mark.parametrize(("encoding", "option"), [("cp1252", ""), ("ascii", "--json"), ("ascii", "--html")])
+def test_output_that_is_not_utf_8(encoding: str, option: str, foreign: Path) -> None:
+    """What cannot be shown is escaped, JSON stays JSON, and a file is written whatever the terminal can show."""
+    page = foreign / f"{encoding}.html"
+    options = [option, *([page] if option == "--html" else [])] if option else []
+    command = [*COMMAND, "search", "number", "--db", str(foreign / "db"), *map(str, options)]
+    done = subprocess.run(
+        command, capture_output=True, timeout=120, env=os.environ | {"PYTHONIOENCODING": encoding}, check=False
+    )
+    out, said = (text.decode(encoding) for text in (done.stdout, done.stderr))
+    assert done.returncode == 0, said
+    if option == "--json":
+        assert json.loads(out)[0]["hits"][0]["document"].endswith("\u6587\u4ef6 \u20ac \U0001f600.pdf")
+    else:
+        assert "\\u6587" in out
+    if option == "--html":
+        assert "\u6587\u4ef6 \u20ac \U0001f600.pdf" in page.read_text(encoding="utf-8")
 
 
 def test_scans_are_indexed_by_their_pictures(db: Path) -> None:

@@ -204,7 +204,7 @@ def test_all_bad_items_are_named_at_once(post: Callable[..., httpx.Response]) ->
 
 def test_no_json(served_vl: str) -> None:
     """A body that is no JSON object gets the same shape of error."""
-    for content in (b"", b"{", b"[]", b"\xff\xfe", b'{"model": "tiny-vl", "input": "\\ud800"}'):
+    for content in (b"", b"{", b"[]", b"\xff\xfe"):
         reply = httpx.post(f"{served_vl}/v1/embeddings", content=content)
         assert reply.status_code == 422
         assert reply.json()["object"] == "error"

@@ -36,15 +36,18 @@ def serve(
     max_body_mb: Annotated[int, typer.Option(min=1, help="MiB of one request; over that, 413.")] = 64,
     max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of one image; over that, 413.")] = 8192 * 16384,
     grace: Annotated[int, typer.Option(min=0, help="Seconds to finish what was accepted when told to stop.")] = 60,
+    keep_alive: Annotated[
+        int, typer.Option(min=1, help="Seconds for which an idle connection stays open: more than a load balancer's.")
+    ] = 75,
     vllm_server: Annotated[
         bool, typer.Option("--vllm-server", help="Start vLLM's own server instead, for engine='vllm-server'.")
     ] = False,
     debug: Debug = False,
 ) -> None:
     """Serve a model over HTTP, in the protocol of NVIDIA's embedding NIM."""
-    names = tuple(served_model_name or ())
+    names, api_key = tuple(served_model_name or ()), (api_key or "").strip() or None
     if vllm_server:
-        _refuse_options(context, ("engine", "device", "max_queue", "max_body_mb", "max_pixels"))
+        _refuse_options(context, ("engine", "device", "max_queue", "max_body_mb", "max_pixels", "keep_alive"))
         flags = tuple(vllm_flags or ())
         _serve_vllm(model, Launch(host=host, port=port, names=names, api_key=api_key, flags=flags, grace=grace))
         return
@@ -61,7 +64,7 @@ def serve(
         max_body_bytes=max_body_mb * 2**20,
         max_pixels=max_pixels,
     )
-    run(embedder, options, host=host, port=port, grace=grace, announce=_announce_address)
+    run(embedder, options, host=host, port=port, grace=grace, keep_alive=keep_alive, announce=_announce_address)
 
 
 def _refuse_options(context: typer.Context, names: Iterable[str]) -> None:

@@ -1,6 +1,6 @@
 """The ASGI application: the routes of a NIM over one `Embedder`."""
 
-import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -11,8 +11,10 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nemovlm import __version__
+from nemovlm import __version__, runtime
 from nemovlm.embedder import Embedder
 from nemovlm.errors import NemoVLMError
 from nemovlm.server.schema import EmbeddingRequest
@@ -24,28 +26,22 @@ def make_app(
 ) -> FastAPI:
     """Return the application, which begins to load the model when it starts.
 
-    Blocks like `Embedder.model`, unless `options` has names.
+    Mounted in another application, which does not start it, it begins with the first request. Blocks like
+    `Embedder.model`, unless `options` has names.
 
     Args:
         embedder: What embeds. The application closes it when it shuts down.
         options: What the server allows. Default: `ServerOptions()`.
-        failed: Called with the error if the model cannot be loaded.
+        failed: Called with the error if the model cannot be loaded. Default: the error is logged, requests are answered
+            with it, and the model is tried again with those that come later.
     """
-    server = Server(embedder, options or ServerOptions())
-
-    async def warm_up() -> None:
-        try:
-            await server.warm_up()
-        except NemoVLMError as error:
-            if failed:
-                failed(error)
+    server = Server(embedder, options or ServerOptions(), failed)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(warm_up())
+        server.begin()
         yield
-        loading.cancel()
-        await embedder.aclose()
+        await server.close()
 
     app = FastAPIOffline(
         redoc_url=None,
@@ -56,18 +52,7 @@ def make_app(
     )
     app.state.server = server
 
-    @app.middleware("http")
-    async def every_request(request: Request, proceed: Callable[[Request], Any]) -> Response:
-        """Give each reply an id, and count the requests for embeddings."""
-        begun = time.perf_counter()
-        identity = request.headers.get("x-request-id", "")
-        identity = identity if identity.isascii() and identity.isprintable() and 0 < len(identity) <= 128 else ""
-        response: Response = await proceed(request)
-        response.headers["x-request-id"] = identity or uuid4().hex
-        if request.url.path == "/v1/embeddings":
-            server.metrics.requests.labels(response.status_code).inc()
-            server.metrics.seconds.observe(time.perf_counter() - begun)
-        return response
+    app.add_middleware(_EveryRequest, server=server)
 
     @app.exception_handler(Refusal)
     async def refused(_: Request, refusal: Refusal) -> Response:
@@ -89,18 +74,26 @@ def make_app(
         server.authorize(request)
         return _json(server.models())
 
+    @app.get("/v1/models/{name:path}", summary="One of them")
+    async def model(request: Request, name: str) -> Response:
+        server.authorize(request)
+        return _json(server.model(name))
+
     @app.get("/v1/metadata", summary="Version, model, engine and vector space")
     async def metadata(request: Request) -> Response:
         server.authorize(request)
-        return _json(server.metadata())
+        return _json(await runtime.in_thread(server.metadata))
 
+    @app.head("/v1/health/live", include_in_schema=False)
     @app.get("/v1/health/live", summary="Is the process there")
     async def live() -> Response:
         return _json({"object": "health.response", "message": "live", "live": True})
 
+    @app.head("/v1/health/ready", include_in_schema=False)
     @app.get("/v1/health/ready", summary="Can it embed")
     async def ready() -> Response:
-        message = "ready" if server.ready else "loading"
+        server.begin()
+        message = "ready" if server.ready else f"failed: {server.failure}" if server.failure else "loading"
         body = {"object": "health.response", "message": message, "ready": server.ready}
         return _json(body, 200 if server.ready else 503)
 
@@ -109,6 +102,34 @@ def make_app(
         return Response(server.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     return app
+
+
+class _EveryRequest:
+    """What is done with each request: its path is put straight, its reply gets an id, and embeddings are counted."""
+
+    def __init__(self, app: ASGIApp, server: Server) -> None:
+        self._app = app
+        self._server = server
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = time.perf_counter()
+        # Base URLs with a slash at their end make paths like //v1/embeddings.
+        path = re.sub("/{2,}", "/", scope["path"]).rstrip("/") or "/"
+        identity = Headers(scope=scope).get("x-request-id", "")
+        identity = identity if identity.isascii() and identity.isprintable() and 0 < len(identity) <= 128 else ""
+
+        async def reply(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["x-request-id"] = identity or uuid4().hex
+                if path.endswith("/v1/embeddings"):
+                    self._server.metrics.requests.labels(message["status"]).inc()
+                    self._server.metrics.seconds.observe(time.perf_counter() - begun)
+            await send(message)
+
+        await self._app({**scope, "path": path}, receive, reply)
 
 
 def _json(body: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -18,6 +18,7 @@ def serve(
     host: str,
     port: int,
     grace: int,
+    keep_alive: int,
     announce: Callable[[str], None],
 ) -> None:
     """Serve until SIGINT or SIGTERM. Blocks, and closes `embedder` at the end.
@@ -28,6 +29,7 @@ def serve(
         host: The address to listen at.
         port: The port to listen at; 0 for one that is free.
         grace: Seconds to finish what was accepted before the signal.
+        keep_alive: Seconds for which a connection without a request stays open.
         announce: Called with the server's address, once that is taken.
 
     Raises:
@@ -41,7 +43,15 @@ def serve(
         server.should_exit = True
 
     app = make_app(embedder, options, failed)
-    server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=grace, server_header=False, log_level="info"))
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            timeout_graceful_shutdown=grace,
+            timeout_keep_alive=keep_alive,
+            server_header=False,
+            log_level="info",
+        )
+    )
     with bind_socket(host, port) as listener:
         listener.listen()
         announce(url(host, listener))

@@ -5,24 +5,26 @@ one image in it, as a data URL behind the text. Nothing in a string is ever open
 """
 
 import base64
+import json
 import re
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nemovlm.errors import ImageError, ImageTooLargeError, InputError, NemoVLMError
-from nemovlm.images import measure
-from nemovlm.inputs import Item, Modality, Role, Truncate, Vector
+from nemovlm.images import decode_base64, measure
+from nemovlm.inputs import Item, Modality, Role, Truncate, Vector, replace_surrogates
 from nemovlm.wire.quantize import EmbeddingType, quantize
 
-_START = "data:image/"
+_START = re.compile(r"(?:<img\s+src=['\"])?data:image/", re.IGNORECASE)
 # A data URL that a string ends with, by itself or in an <img>. `;base64` may be missing: the model card's own example
 # for the OpenAI client leaves it out.
 _IMAGE = re.compile(
-    r"(?:<img\s+src=(?P<quote>['\"]))?data:image/[\w.+-]+(?:;base64)?,(?P<payload>[^'\"<>:;,]*)(?(quote)(?P=quote)\s*/?>)\s*"
+    r"(?:<img\s+src=(?P<quote>['\"]))?data:image/[\w.+-]+(?:;[\w.+=-]+)*,(?P<payload>[^'\"<>:;,]*)(?(quote)(?P=quote)\s*/?>)\s*",
+    re.IGNORECASE,
 )
-_ANOTHER = re.compile(r"data:image/[\w.+-]+(?:;base64)?,[A-Za-z0-9+/=]{64}")  # long enough to be no example
+_ANOTHER = re.compile(r"data:image/[\w.+-]+(?:;[\w.+=-]+)*,[A-Za-z0-9+/=]{64}", re.IGNORECASE)  # no example is so long
 _AS_TEXT = "; if it is meant as a text, set modality='text'"
 
 
@@ -39,7 +41,7 @@ class EmbeddingRequest(BaseModel):
         Literal["query", "passage", ""] | None, Field(description="Needed for texts. Images are passages.")
     ] = None
     modality: Annotated[
-        Modality | list[Modality] | None,
+        Modality | list[Modality | None] | None,
         Field(description="For all items, or a list with one for each. Absent: inferred from each string."),
     ] = None
     encoding_format: Literal["float", "base64"] = "float"
@@ -47,6 +49,30 @@ class EmbeddingRequest(BaseModel):
     dimensions: Annotated[int | None, Field(ge=1, description="Keep the first so many numbers of each vector.")] = None
     truncate: Truncate = "NONE"
     user: Annotated[str | None, Field(description="Ignored.")] = None
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        """Return the request in a body of JSON.
+
+        Raises:
+            ValidationError: It is none.
+        """
+        try:
+            return cls.model_validate_json(body)
+        except ValidationError as error:
+            if error.errors()[0]["type"] != "json_invalid":
+                raise
+            try:  # half a character is valid JSON, but no Unicode, so pydantic takes it for none
+                return cls.model_validate(_replace_surrogates(json.loads(body)))
+            except (ValueError, RecursionError):
+                raise error from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_not_given(cls, fields: Any) -> Any:
+        return (
+            {name: value for name, value in fields.items() if value is not None} if isinstance(fields, dict) else fields
+        )
 
     @property
     def inputs(self) -> list[str]:
@@ -101,8 +127,16 @@ class EmbeddingRequest(BaseModel):
         return base64.b64encode(numbers.tobytes()).decode("ascii") if self.encoding_format == "base64" else numbers
 
 
+def _replace_surrogates(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_replace_surrogates(name): _replace_surrogates(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_replace_surrogates(part) for part in value]
+    return replace_surrogates(value) if isinstance(value, str) else value
+
+
 def _item(content: str, modality: Modality | None, role: Role | None, truncate: Truncate, max_pixels: int) -> Item:
-    if modality == "text" or (modality is None and _START not in content):
+    if modality == "text" or (modality is None and not _START.search(content)):
         if role is None:
             raise InputError("'input_type' parameter is required for asymmetric models: 'query' or 'passage'")
         return Item(role, content, None, truncate)
@@ -121,13 +155,11 @@ def _item(content: str, modality: Modality | None, role: Role | None, truncate: 
 
 def _split_text_and_image(content: str, hint: str) -> tuple[str, bytes]:
     """Return the text, without the one blank that joins it to its image, and the bytes of the image."""
-    starts = [match.start() for match in re.finditer(r"<img\s+src=['\"]data:image/|data:image/", content)]
-    matches = (_IMAGE.fullmatch(content, start) for start in starts)
+    matches = (_IMAGE.fullmatch(content, start.start()) for start in _START.finditer(content))
     if (match := next(filter(None, matches), None)) is None:
         raise ImageError(f"there is no image as a data URL (data:image/png;base64,...) at the end of the string{hint}")
     try:
-        payload = "".join(match["payload"].split())
-        image = base64.b64decode(payload, validate=True)
+        image = decode_base64(match["payload"])
     except ValueError:
         raise ImageError(f"the data URL is not valid base64{hint}") from None
     text = content[: match.start()]

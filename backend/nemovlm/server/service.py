@@ -5,25 +5,32 @@ it costs anything: bodies and pixels with 413, more items than the queue holds w
 """
 
 import asyncio
+import logging
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import SecretStr, ValidationError
 
-from nemovlm import __version__
+from nemovlm import __version__, runtime
 from nemovlm.embedder import Embedder
 from nemovlm.engines.base import Answer, Outcome, normalize
-from nemovlm.errors import EngineError, ImageTooLargeError, InputError, InputTooLongError, NemoVLMError
+from nemovlm.errors import EngineError, ImageTooLargeError, InputError, InputTooLongError, NemoVLMError, one_line
 from nemovlm.inputs import Item, Role, Vector
 from nemovlm.server.metrics import Metrics
 from nemovlm.server.schema import EmbeddingRequest
 
+_log = logging.getLogger("nemovlm")
+
 _RETRY_AFTER = {"Retry-After": "1"}  # seconds
+_LOAD_AGAIN_SECONDS = 10.0  # after which a model that could not be loaded is tried again, if anybody asks
+_CLIENT_GONE = 499  # nginx's number for it; nobody reads the reply
 _SMALL_BODY = 100_000  # bytes that are parsed in less time than a thread takes to start
+T = TypeVar("T")
+
 _ROLES: tuple[Role, ...] = ("query", "passage")
 
 
@@ -75,9 +82,12 @@ class Server:
     Args:
         embedder: What embeds.
         options: What the server allows.
+        failed: Called with the error if the model cannot be loaded. Default: it is logged.
     """
 
-    def __init__(self, embedder: Embedder, options: ServerOptions) -> None:
+    def __init__(
+        self, embedder: Embedder, options: ServerOptions, failed: Callable[[NemoVLMError], None] | None = None
+    ) -> None:
         self.embedder = embedder
         self.options = options
         self.metrics = Metrics()
@@ -85,18 +95,37 @@ class Server:
         """The names that clients may ask for the model by."""
         self.ready = False
         """Whether the model is loaded."""
+        self.failure: NemoVLMError | None = None
+        """Why it could not be."""
         self.started = int(time.time())
         """When the server was made, in seconds since the epoch."""
+        self._failed = failed or (lambda error: _log.error("the model cannot be loaded: %s", error))
+        self._loading: asyncio.Task[None] | None = None
+        self._load_again_at = 0.0
         self._queued = 0
 
-    async def warm_up(self) -> None:
-        """Load the model and embed something.
+    def begin(self) -> None:
+        """Begin to load the model, unless that was done. One that failed is tried again after a while."""
+        if self._loading is None or (self.failure and time.monotonic() >= self._load_again_at):
+            self.failure = None
+            self._loading = asyncio.create_task(self._load())
 
-        Raises:
-            NemoVLMError: The model cannot be loaded, or the engine cannot work.
-        """
-        await self.embedder.aembed_query("ready?")
-        self.ready = True
+    async def close(self) -> None:
+        """Stop loading, and give the model back."""
+        if self._loading:
+            self._loading.cancel()
+        await self.embedder.aclose()
+
+    async def _load(self) -> None:
+        try:
+            await self.embedder.aembed_query("ready?")
+        except Exception as error:  # whatever it is, somebody must hear of it
+            wrapped = EngineError(f"{type(error).__name__}: {one_line(error)}")
+            self.failure = error if isinstance(error, NemoVLMError) else wrapped
+            self._load_again_at = time.monotonic() + _LOAD_AGAIN_SECONDS
+            self._failed(self.failure)
+        else:
+            self.ready = True
 
     def authorize(self, request: Request) -> None:
         """Check that the request has the key, if one is wanted.
@@ -106,8 +135,10 @@ class Server:
         """
         if (key := self.options.api_key) is None:
             return
-        given = request.headers.get("authorization", "")
-        if not secrets.compare_digest(given.encode("latin-1"), f"Bearer {key.get_secret_value()}".encode()):
+        scheme, _, given = request.headers.get("authorization", "").strip().partition(" ")
+        wanted = key.get_secret_value().strip()  # a file that it was read from ends in a line end
+        same = secrets.compare_digest(given.strip().encode("latin-1"), wanted.encode())
+        if not same or scheme.lower() != "bearer":  # in any case: RFC 9110, 11.1
             headers = {"WWW-Authenticate": "Bearer"}
             raise Refusal(401, "Unauthorized: the key in the Authorization header is missing or wrong", headers=headers)
 
@@ -123,11 +154,11 @@ class Server:
         if len(body) < _SMALL_BODY:
             asked, items = self._parse(body)
         else:
-            asked, items = await asyncio.to_thread(self._parse, body)
+            asked, items = await runtime.in_thread(self._parse, body)
         self._admit(len(items))
         self._count(len(items))
         try:
-            outcomes = await self.embedder.aembed_items(items)
+            outcomes = await _unless_gone(request, self.embedder.aembed_items(items))
         except EngineError as error:
             raise Refusal(500, str(error)) from error
         finally:
@@ -145,11 +176,17 @@ class Server:
 
     def models(self) -> dict[str, Any]:
         """Return what `GET /v1/models` says."""
-        rows = [
-            {"id": name, "object": "model", "created": self.started, "owned_by": "nemovlm", "root": name}
-            for name in self.names
-        ]
-        return {"object": "list", "data": rows}
+        return {"object": "list", "data": [self.model(name) for name in self.names]}
+
+    def model(self, name: str) -> dict[str, Any]:
+        """Return what `GET /v1/models/{name}` says.
+
+        Raises:
+            Refusal: There is none of that name.
+        """
+        if name not in self.names:
+            raise self._no_model(name)
+        return {"id": name, "object": "model", "created": self.started, "owned_by": "nemovlm", "root": name}
 
     def metadata(self) -> dict[str, Any]:
         """Return what `GET /v1/metadata` says: version and models as a NIM, and what the model is.
@@ -173,6 +210,9 @@ class Server:
 
     def _admit(self, count: int) -> None:
         """Refuse `count` items if the queue has no room for them. An empty one takes a request larger than itself."""
+        self.begin()
+        if self.failure:
+            raise Refusal(503, f"the model cannot be loaded: {self.failure}")
         if not self.ready:
             raise Refusal(503, "the model is still being loaded", headers=_RETRY_AFTER)
         if self._queued and self._queued + count > self.options.max_queue:
@@ -184,6 +224,8 @@ class Server:
         self.metrics.queue.set(self._queued)
 
     async def _read_body(self, request: Request) -> bytes:
+        if (encoding := request.headers.get("content-encoding", "identity")) != "identity":
+            raise Refusal(415, f"the body is encoded as {encoding[:40]}; send it as it is, without Content-Encoding")
         limit = self.options.max_body_bytes
         too_large = Refusal(413, f"the body is over {limit} bytes; send fewer items at once, or smaller images")
         announced = request.headers.get("content-length", "")
@@ -198,7 +240,7 @@ class Server:
 
     def _parse(self, body: bytes) -> tuple[EmbeddingRequest, list[Item]]:
         try:
-            asked = EmbeddingRequest.model_validate_json(body)
+            asked = EmbeddingRequest.parse(body)
         except ValidationError as error:
             raise _refuse_body(error) from None
         role = self._role_in_name(asked.model)
@@ -223,13 +265,38 @@ class Server:
         for role in _ROLES:
             if model.endswith(f"-{role}") and model.removesuffix(f"-{role}") in self.names:
                 return role
-        raise Refusal(404, f"the model {model[:100]!r} does not exist here; this server has {', '.join(self.names)}")
+        raise self._no_model(model)
+
+    def _no_model(self, name: str) -> Refusal:
+        return Refusal(404, f"the model {name[:100]!r} does not exist here; this server has {', '.join(self.names)}")
 
     def _finish(self, outcome: Outcome, dimensions: int) -> Vector | NemoVLMError:
         if isinstance(outcome, NemoVLMError):
             return outcome
         result = normalize(outcome.vector, native=self.embedder.dimension, dimensions=dimensions)
         return InputError(str(result)) if isinstance(result, EngineError) else result
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Return what `work` gives, or give it up when the client has closed its connection.
+
+    Raises:
+        Refusal: The client is gone.
+    """
+    working, watching = asyncio.create_task(work), asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise Refusal(_CLIENT_GONE, "the client closed its connection before there was an answer")
+    finally:
+        working.cancel()
+        watching.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _refuse_items(results: Sequence[object]) -> Refusal:
@@ -257,7 +324,8 @@ def _refuse_body(error: ValidationError) -> Refusal:
     details = [_detail(list(entry["loc"]), entry["msg"], entry["type"]) for entry in error.errors(include_input=False)]
     where = ".".join(map(str, details[0]["loc"][1:]))
     what = f"{where}: {details[0]['msg']}" if where else details[0]["msg"]
-    return Refusal(422, f"Your request cannot be validated, it is incorrect. {what}", details)
+    advice = "; input takes strings, not tokens" if details[0]["loc"][1:2] == ["input"] else ""
+    return Refusal(422, f"Your request cannot be validated, it is incorrect. {what}{advice}", details)
 
 
 def _detail(where: Sequence[str | int], message: str, kind: str) -> dict[str, Any]:

@@ -93,9 +93,9 @@ def examine_index(folder: Path) -> Iterator[Finding]:
         yield Finding("index", str(error), sound=False)
         return
     gone = [document for document in documents if not path_of(document).exists()]
-    recipe, mends = store.meta["embedder"], "the next `nemovlm index` mends it"
-    yield Finding("index", f"{seen.rows - seen.doubled} pages of {len(documents)} documents")
-    yield Finding("index model", f"{recipe['model']}, revision {recipe['revision'] or 'not pinned'}")
+    mends = "the next `nemovlm index` mends it"
+    yield Finding("index", f"pages {seen.rows - seen.doubled}, documents {len(documents)}")
+    yield Finding("index model", store.meta["embedder"]["model"])
     yield Finding("index space", store.meta["space"])
     if seen.missing:
         lacking = f"made by another version: it lacks {', '.join(seen.missing)}; index the PDFs into another folder"
@@ -105,7 +105,7 @@ def examine_index(folder: Path) -> Iterator[Finding]:
     else:
         how = mends if seen.key_can_be_set else "update lancedb, and the next `nemovlm index` mends it"
         yield Finding("index key", f"missing, so that two processes at the same time double pages; {how}", sound=False)
-    doubled = f"{seen.doubled} rows are there again; {mends}" if seen.doubled else "none"
+    doubled = f"{seen.doubled} rows too many; {mends}" if seen.doubled else "none"
     yield Finding("index doubled pages", doubled, sound=not seen.doubled)
     joins = "; the next `nemovlm index` joins them" if seen.scattered else ""
     yield Finding("index fragments", f"{seen.fragments}, in {seen.versions} versions{joins}")

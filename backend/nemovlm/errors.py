@@ -25,6 +25,7 @@
     └── PageIndexError              a page index cannot do what was asked
         ├── SpaceMismatchError      vectors of two different spaces would be mixed
         └── IndexStorageError       its folder cannot be read or written
+            └── IndexBusyError      others kept writing to it at the same time
 
 A message is one sentence or two: what happened, to which item, what to do. Messages hold no keys and no image
 data. Every error survives pickling, because pages are rendered in other processes.
@@ -171,6 +172,10 @@ class SpaceMismatchError(PageIndexError):
 
 class IndexStorageError(PageIndexError):
     """The folder of a page index cannot be read or written."""
+
+
+class IndexBusyError(IndexStorageError):
+    """Others kept writing to a page index, so that a change found no place between theirs. Nothing is lost."""
 
 
 def one_line(error: BaseException) -> str:

@@ -1,18 +1,22 @@
 """The page index: nothing is done twice, nothing is lost, nothing is mixed up."""
 
+import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tenacity import wait_none
 
 from nemovlm import Embedder, Hit, Page, PageIndex, iter_pages
 from nemovlm.errors import (
     ConfigurationError,
+    IndexBusyError,
     IndexStorageError,
     InputError,
     PageIndexError,
@@ -20,6 +24,7 @@ from nemovlm.errors import (
     SpaceMismatchError,
 )
 from nemovlm.index import is_index, run, store
+from tests.support.old_index import ids, without_key
 
 
 def places(hits: list[Hit]) -> set[tuple[str, int]]:
@@ -320,6 +325,306 @@ def test_writes_that_overlap_leave_every_row_once(tmp_path: Path) -> None:
     store = PageStore.open(tmp_path)
     assert store is not None
     assert sorted(row["page"] for row in store.rows(["page"])) == list(range(50))
+
+
+@pytest.mark.parametrize("can_set_key", [True, False])
+def test_an_index_made_without_a_key_is_mended(
+    can_set_key: bool, vl: Embedder, pdfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With every page there three times, each is found and counted once; a run without work leaves each once."""
+    PageIndex(tmp_path / "db", vl).add(pdfs)
+    once = ids(tmp_path / "db")
+    without_key(tmp_path / "db", times=3)
+    if not can_set_key:  # with an older LanceDB
+        monkeypatch.setattr(store, "_can_set_key", lambda table: False)
+    index = PageIndex(tmp_path / "db", vl)
+    for k in (1, 4, 9, 100):
+        hits = index.search("leave", k)
+        assert len(hits) == len(places(hits)) == min(k, 9)
+    assert sum(index.documents().values()) == 9
+    assert (index.add(pdfs).unchanged, len(index)) == (9, 9)
+    assert ids(tmp_path / "db") == once
+    opened = store.PageStore.open(tmp_path / "db")
+    assert opened is not None
+    assert (opened.examine().key, opened.examine().doubled) == (can_set_key, 0)
+    assert places(index.search("x", k=100)) == places(hits)
+
+
+def test_mending_that_is_stopped_loses_nothing(
+    vl: Embedder, pdfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after any of its steps, mending has left every page there, and the next run does the rest."""
+    index = PageIndex(tmp_path / "db", vl)
+    index.add(pdfs)
+    once = ids(tmp_path / "db")
+    monkeypatch.setattr(store, "_DOUBLED", 4)
+    commit = store.PageStore._commit
+    for steps in range(4):
+        without_key(tmp_path / "db", times=2)
+        left = iter(range(steps))
+
+        def stopped(self: Any, change: Callable[[], Any], left: Iterator[int] = left) -> Any:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return commit(self, change)
+
+        monkeypatch.setattr(store.PageStore, "_commit", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            index.add(pdfs)
+        monkeypatch.setattr(store.PageStore, "_commit", commit)
+        kept = ids(tmp_path / "db")
+        assert len(kept) == 18 - 4 * max(0, steps - 1)
+        assert sorted(set(kept)) == once
+        assert index.add(pdfs).unchanged == 9
+        assert ids(tmp_path / "db") == once
+
+
+def row(number: int) -> dict[str, Any]:
+    vector = np.array([1, 0], np.float32)
+    return {"id": str(number), "document": "d", "page": number, "content": str(number), "vector": vector}
+
+
+@pytest.mark.parametrize(("quicker", "fails"), [(3, False), (99, True)], ids=["a while", "always"])
+def test_a_write_that_others_forestall_is_repeated(
+    quicker: int, fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is done as soon as nobody is quicker; if others always are, the error says so and nothing is lost."""
+    monkeypatch.setattr(store, "_WAIT", wait_none())
+    mine, other = store.PageStore.create(tmp_path, 2, {}), store.PageStore.open(tmp_path)
+    assert other is not None
+    numbers = iter(range(quicker))
+
+    def forestalled() -> str:
+        if (number := next(numbers, None)) is not None:
+            other.write([row(number)])
+            raise RuntimeError("in words that nobody promised")
+        return "done"
+
+    if fails:
+        with pytest.raises(IndexBusyError, match="others kept writing to the index") as caught:
+            mine._commit(forestalled)
+        assert "words that nobody promised" in str(caught.value)
+        assert len(mine) == store._ATTEMPTS
+    else:
+        assert mine._commit(forestalled) == "done"
+        assert len(mine) == quicker
+
+
+def test_what_fails_by_itself_is_not_repeated(tmp_path: Path) -> None:
+    """Where nobody else wrote, a failure is none of others: it is told at once."""
+    mine = store.PageStore.create(tmp_path, 2, {})
+    tries = []
+
+    def full() -> None:
+        tries.append("try")
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        mine._commit(full)
+    assert tries == ["try"]
+
+
+def test_an_index_that_another_made_meanwhile(vl: Embedder, vl_folder: Path, pdfs: Path, tmp_path: Path) -> None:
+    """Opened before there was one, an index takes part in the one that another has made, if the space is the same."""
+    first, second = PageIndex(tmp_path / "db", vl), PageIndex(tmp_path / "db", vl)
+    stranger = PageIndex(tmp_path / "db", Embedder(vl_folder, dimensions=64))
+    deleting = PageIndex(tmp_path / "db", vl)
+    (tmp_path / "db" / "pages.lance" / "_versions").mkdir(parents=True)  # as it is while another makes it
+    assert not is_index(tmp_path / "db")
+    assert second.search("leave") == []
+    first.add(pdfs / "staff-handbook.pdf")
+    assert len(second.search("leave", k=100)) == len(second) == 5
+    assert second.add(pdfs).unchanged == 5
+    for use in (lambda: stranger.add(pdfs), lambda: stranger.search("leave")):
+        with pytest.raises(SpaceMismatchError, match="dimensions=64"):
+            use()
+    assert deleting.delete(pdfs / "staff-handbook.pdf") == 5
+    assert len(first) == 4
+
+
+def test_of_two_that_make_an_index_one_is_first(
+    vl: Embedder, vl_folder: Path, pdfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that finds no index, and then finds it made by another, takes it, or says that the space is another."""
+    stranger = Embedder(vl_folder, dimensions=64)
+    create = store.PageStore.create
+
+    def late(*arguments: Any) -> Any:
+        create(arguments[0], 128, {"space": vl.space, "embedder": {}})
+        return create(*arguments)
+
+    monkeypatch.setattr(store.PageStore, "create", late)
+    assert PageIndex(tmp_path / "db", vl).add(pdfs).embedded == 9
+    with pytest.raises(SpaceMismatchError):
+        PageIndex(tmp_path / "other", stranger).add(pdfs)
+    assert len(PageIndex(tmp_path / "other", vl)) == 0
+
+
+def test_an_index_that_goes_while_it_is_open(vl: Embedder, vl_folder: Path, pdfs: Path, tmp_path: Path) -> None:
+    """Deleted, or replaced by one of another space: an error that says so, and nothing is written in its place."""
+    index = PageIndex(tmp_path / "db", vl)
+    index.add(pdfs)
+    shutil.rmtree(tmp_path / "db")
+
+    def refused() -> None:
+        for use in (
+            lambda: index.search("leave"),
+            lambda: index.add(pdfs),
+            lambda: index.delete("x.pdf"),
+            index.documents,
+        ):
+            with pytest.raises(IndexStorageError, match="was deleted or replaced while it was open"):
+                use()
+
+    refused()
+    assert not (tmp_path / "db").exists()
+    other = PageIndex(tmp_path / "db", Embedder(vl_folder, max_tiles=2))
+    other.add(pdfs / "staff-handbook.pdf", modality="text")
+    refused()
+    assert len(other) == 5
+
+
+def test_a_table_of_somebody_else(vl: Embedder, tmp_path: Path) -> None:
+    """A LanceDB folder with a table `pages` that is no index is told from one, and left alone."""
+    store.lancedb.connect(tmp_path).create_table("pages", [{"id": "1"}])
+    with pytest.raises(IndexStorageError, match="holds a table that is no page index"):
+        PageIndex(tmp_path, vl)
+
+
+def during(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
+    """Let something happen once, when the next run has read the first page of a document."""
+    whole = run.read_pages
+
+    def interrupted(path: Path, **options: Any) -> Iterator[Page | PdfError]:
+        pages = whole(path, **options)
+        yield next(pages)
+        monkeypatch.setattr(run, "read_pages", whole)
+        rest = list(pages)
+        happens()
+        yield from rest
+
+    monkeypatch.setattr(run, "read_pages", interrupted)
+
+
+def test_two_runs_that_read_two_versions_of_a_pdf(
+    vl: Embedder, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run with the older version says that the file changed and takes no page away; the next one mends all."""
+    book = tmp_path / "book.pdf"
+    shutil.copy(samples / "staff-handbook.pdf", book)
+    older, newer = PageIndex(tmp_path / "db", vl), PageIndex(tmp_path / "db", vl)
+
+    def replaced() -> None:
+        shutil.copy(samples / "archive-bulletin.pdf", book)
+        assert (newer.add(book).embedded, newer.documents()) == (4, {str(book.resolve()): 4})
+
+    during(monkeypatch, replaced)
+    report = older.add(book)
+    assert [str(error) for error in report.failed] == [
+        f"{book.resolve()}: the file changed while it was indexed; index it again"
+    ]
+    assert len(places(older.search("x", 100))) == 5
+    assert newer.add(book).failed == []
+    assert sorted(hit.text for hit in newer.search("x", 100)) == sorted(page.text for page in iter_pages(book))
+    assert newer.add(book).unchanged == len(newer) == 4
+
+
+def test_a_pdf_that_goes_while_it_is_read(
+    vl: Embedder, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is reported, and the other PDFs are indexed."""
+    for name in ("a.pdf", "b.pdf"):
+        shutil.copy(samples / "staff-handbook.pdf", tmp_path / name)
+    during(monkeypatch, (tmp_path / "a.pdf").unlink)
+    index = PageIndex(tmp_path / "db", vl)
+    report = index.add([tmp_path / "a.pdf", tmp_path / "b.pdf"])
+    assert [Path(error.item or "").name for error in report.failed] == ["a.pdf"]
+    assert index.documents()[str((tmp_path / "b.pdf").resolve())] == 5
+
+
+def test_two_runs_with_two_modalities_lose_no_page(
+    vl: Embedder, pdfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither takes out what the other wrote: each page is there once, by its picture or by its text."""
+    book = pdfs / "staff-handbook.pdf"
+    pictures, texts = PageIndex(tmp_path / "db", vl), PageIndex(tmp_path / "db", vl)
+    during(monkeypatch, lambda: texts.add(book, modality="text"))
+    pictures.add(book, modality="image")
+    assert len(ids(tmp_path / "db")) == len(set(ids(tmp_path / "db"))) == 5
+
+
+def test_deleting_while_another_adds(vl: Embedder, pdfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is deleted while it is added comes back by the next run, each page once; other documents are whole."""
+    index, other = PageIndex(tmp_path / "db", vl), PageIndex(tmp_path / "db", vl)
+    index.add(pdfs / "archive-bulletin.pdf")
+    during(monkeypatch, lambda: other.delete(pdfs / "staff-handbook.pdf"))
+    index.add(pdfs)
+    assert index.add(pdfs).failed == []
+    assert len(ids(tmp_path / "db")) == len(set(ids(tmp_path / "db"))) == 9
+
+
+def test_paths_from_home(vl: Embedder, pdfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`~` is the home, wherever a path is given; no folder is called `~`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    index = PageIndex("~/db", vl)
+    assert pdfs.parent == tmp_path
+    assert index.add(["~/pdfs/staff-handbook.pdf"]).embedded == 5
+    assert index.add(Path("~/pdfs")).embedded == 4
+    assert is_index("~/db")
+    assert len(PageIndex(Path("~/db"), vl)) == 9
+    assert index.delete("~/pdfs/staff-handbook.pdf") == 5
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_an_index_stays_where_it_was_opened(
+    vl: Embedder, pdfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative folder is that of the working directory at the beginning, for an index that is not there yet too."""
+    monkeypatch.chdir(tmp_path)
+    index = PageIndex("db", vl)
+    monkeypatch.chdir(pdfs)
+    index.add("staff-handbook.pdf")
+    assert is_index(tmp_path / "db")
+    assert not is_index("db")
+
+
+def test_names_that_are_no_utf8(vl: Embedder, pdfs: Path, tmp_path: Path) -> None:
+    """Such a PDF is indexed under an escaped name, and opened and deleted by the path that it has."""
+    odd = Path(os.fsdecode(os.fsencode(pdfs) + b"/caf\xe9.pdf"))
+    try:
+        shutil.copy(pdfs / "staff-handbook.pdf", odd)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    index = PageIndex(tmp_path / "db", vl)
+    assert (index.add(pdfs).failed, len(index)) == ([], 14)
+    assert index.add(odd).unchanged == 5
+    name = str(pdfs.resolve() / r"caf\xe9.pdf")
+    assert index.documents()[name] == 5
+    (hit,) = [hit for hit in index.search("x", 100) if (hit.document, hit.page) == (name, 2)]
+    assert hit.load().text == hit.text
+    assert index.delete(odd) == 5
+    assert len(index) == 9
+
+
+def test_characters_that_no_table_takes(
+    vl: Embedder, pdfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Halves of characters and NULs in the text or the label of a page cost no page: pairs become what they mean."""
+    whole = run.read_pages
+
+    def broken(path: Path, **options: Any) -> Iterator[Page | PdfError]:
+        for page in whole(path, **options):
+            assert isinstance(page, Page)
+            yield replace(page, text="a\ud83d b\0 \ud83d\ude00", label="\udc00\0i")
+
+    monkeypatch.setattr(run, "read_pages", broken)
+    index = PageIndex(tmp_path / "db", vl)
+    assert (index.add(pdfs, modality="image").failed, len(index)) == ([], 9)
+    hit = index.search("x", 1)[0]
+    assert (hit.text, hit.label) == ("a\ufffd b \U0001f600", "\ufffdi")
 
 
 def test_many_small_writes_are_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

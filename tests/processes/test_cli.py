@@ -19,6 +19,7 @@ import pytest
 from nemovlm import Embedder
 from tests.support.books import numbered
 from tests.support.command import COMMAND, nemovlm, nemovlm_here
+from tests.support.old_index import without_key
 from tests.support.samples import QUESTIONS
 
 SCANS = {("archive-bulletin.pdf", 1), ("archive-bulletin.pdf", 2)}  # pages of the sample library without a text layer
@@ -168,6 +169,54 @@ def test_doctor_examines_a_server(served_vl: str) -> None:
     assert "which is not nemovlm/pocket@3;" in out
 
 
+def test_doctor_examines_an_index(served_vl: str, pdfs: Path, tmp_path: Path) -> None:
+    """What is in it, its key, pages that are there twice and PDFs that are gone: code 1, until it is mended."""
+    db = tmp_path / "db"
+
+    def doctor(code: int) -> dict[str, str]:
+        before = sorted((path, path.stat().st_mtime_ns) for path in db.rglob("*"))
+        out, _ = nemovlm_here("doctor", "--db", db, "--base-url", served_vl, code=code)
+        assert sorted((path, path.stat().st_mtime_ns) for path in db.rglob("*")) == before
+        lines = [re.split(r"  +", line.strip(), maxsplit=1) for line in out.splitlines() if "  " in line.strip()]
+        return {line[0]: line[1] for line in lines if line[0].startswith("index")}
+
+    assert doctor(code=1) == {"index": f"there is none in {db}"}
+    assert not db.exists()
+    index = ("index", pdfs, "--db", db, "--base-url", served_vl)
+    nemovlm_here(*index)
+    sound = doctor(code=0)
+    assert sound["index"] == "pages 9, documents 2"
+    assert sound["index model"] == "tiny-vl"
+    assert sound["index space"] == "tiny-vl@served;dimensions=128;prompts=1"
+    assert sound["index doubled pages"] == "none"
+    assert sound["index files"] == "all there"
+    without_key(db, times=3)
+    moved = pdfs / "staff-handbook.pdf"
+    moved.rename(tmp_path / "away.pdf")
+    amiss = doctor(code=1)
+    assert amiss["index"] == "pages 9, documents 2"
+    assert amiss["index key"].startswith("missing")
+    assert amiss["index doubled pages"] == "18 rows too many; the next `nemovlm index` mends it"
+    assert amiss["index files"].startswith("gone, 1 of 2: ")
+    (tmp_path / "away.pdf").rename(moved)
+    nemovlm_here(*index)
+    mended = doctor(code=0)
+    assert mended["index key"].startswith("there")
+    assert mended["index doubled pages"] == "none"
+
+
+def test_doctor_of_an_index_without_its_model(vl_folder: Path, pdfs: Path, tmp_path: Path) -> None:
+    """An index is examined though its model is gone; a folder in its place that is none is told by name."""
+    shutil.copytree(vl_folder, tmp_path / "model")
+    nemovlm_here("index", pdfs, "--db", tmp_path / "db", "--model", tmp_path / "model", "--modality", "text", code=3)
+    shutil.rmtree(tmp_path / "model")
+    out, said = nemovlm_here("doctor", "--db", tmp_path / "db", code=1)
+    assert "pages 7, documents 2" in out
+    assert "error: " in said
+    (tmp_path / "file").touch()
+    assert "there is none in" in nemovlm_here("doctor", "--db", tmp_path / "file", "--model", vl_folder, code=1)[0]
+
+
 def test_the_command_line_on_a_server(served_vl: str, vl: Embedder, samples: Path, tmp_path: Path) -> None:
     """`index`, `search` and `embed` work with a server as they do without, and vectors are the same."""
     row = json.loads(nemovlm_here("embed", "one", "--base-url", served_vl)[0])
@@ -197,7 +246,7 @@ def test_deleting(samples: Path, tmp_path: Path) -> None:
         (["index", "text.pdf", "--db", "db", "--model", "nvidia/llama-nemotron-embed-v1-1b-v2"], 1, "did you mean"),
         (["index", "text.pdf", "--db", "db", "--model", "empty"], 1, "has no config.json: it is no checkpoint folder"),
         (["index", "text.pdf", "--db", "db", "--model", "weightless"], 1, "has no weights"),
-        (["index", "sound.pdf", "--db", "text.pdf"], 1, "the index in text.pdf cannot be read or written"),
+        (["index", "sound.pdf", "--db", "text.pdf"], 1, "text.pdf cannot be read or written"),
         (["index", "sound.pdf", "--db", "db", "--engine", "nim"], 1, "integrate.api.nvidia.com wants a key"),
         (["index", "sound.pdf", "--db", "db", "--device", "cuda"], 1, "there is no device 'cuda' here"),
         (["embed", "x", "--base-url", "localhost:8000"], 1, "no http:// or https:// address; did you mean 'http://loc"),

@@ -1,13 +1,19 @@
-"""Runs of indexing that are killed, stopped, out of disk, or in several processes."""
+"""Runs of indexing that are killed, stopped, out of disk, in several processes, or several at the same time."""
 
 import signal
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from nemovlm import Embedder, PageIndex
+from nemovlm.index.store import PageStore
+from tests.support.command import COMMAND
+from tests.support.old_index import ids, without_key
 
 INDEXING = """
 import sys
@@ -75,3 +81,197 @@ def test_processes_render_the_same_pages(vl: Embedder, pdfs: Path, tmp_path: Pat
     assert [(hit.page, round(hit.score, 5)) for hit in one.search("x", 9)] == [
         (hit.page, round(hit.score, 5)) for hit in two.search("x", 9)
     ]
+
+
+ROUNDS = 4
+AT_ONCE = """
+import sys
+import numpy as np
+from nemovlm.index import store
+from nemovlm.index.store import PageStore
+
+def rows(document, pages):
+    vector = np.ones(2, np.float32)
+    return [{"id": f"{document}{page}", "document": document, "page": page, "vector": vector} for page in pages]
+
+def write(folder):
+    table = PageStore.open(folder) or PageStore.create(folder, 2, {"by": sys.argv[1]})
+    for start in range(0, 50, 10):
+        table.write(rows("d", range(start, start + 10)))
+
+def create(folder):
+    table = PageStore.create(folder, 2, {"by": sys.argv[1]})
+    table.write(rows("d", [0]))
+    print(table.meta["by"], flush=True)
+
+def delete(folder):
+    table = PageStore.open(folder)
+    for page in range(10):
+        table.write(rows("gone", range(page, page + 5)))
+        table.delete(document="gone")
+
+def compact(folder):
+    store._FRAGMENTS, store._SHARE = 0, -1
+    table = PageStore.open(folder)
+    for _ in range(10):
+        table.compact()
+
+def mend(folder):
+    store._DOUBLED = 4
+    PageStore.open(folder).mend()
+
+from pathlib import Path
+for folder in sys.argv[3:]:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    globals()[sys.argv[2]](Path(folder))
+"""
+
+
+def at_once(kinds: list[str], folders: list[Path], prepare: Callable[[Path], object]) -> list[list[str]]:
+    """Let a process of each kind work on each folder, all beginning together; return what each of them printed."""
+    said: list[list[str]] = [[] for _ in kinds]
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", AT_ONCE, str(number), kind, *map(str, folders)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for number, kind in enumerate(kinds)
+        ]
+        for folder in folders:
+            prepare(folder)
+            for process, lines in zip(processes, said, strict=True):
+                assert process.stdout is not None
+                while (line := process.stdout.readline().strip()) != "ready":
+                    assert line, "a process failed"
+                    lines.append(line)
+            for process in processes:
+                assert process.stdin is not None
+                process.stdin.write("\n")
+                process.stdin.flush()
+        for process, lines in zip(processes, said, strict=True):
+            lines.extend(process.communicate(timeout=60)[0].split())
+            assert process.returncode == 0
+    return said
+
+
+def make(folder: Path) -> None:
+    """Make an index with one document, which stays as it is."""
+    vector = [1.0, 0.0]
+    rows = [{"id": f"old{page}", "document": "old", "page": page, "vector": vector} for page in range(5)]
+    PageStore.create(folder, 2, {"by": "make"}).write(rows)
+
+
+OLD = [f"old{page}" for page in range(5)]
+NEW = [f"d{page}" for page in range(50)]
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [["write"] * 2, ["write"] * 3 + ["delete", "compact"], ["delete", "compact", "compact"]],
+    ids=["two", "with others", "others"],
+)
+def test_writers_at_the_same_time(kinds: list[str], tmp_path: Path) -> None:
+    """Processes that write the same rows, one that deletes, one that joins: none fails, each row is there once."""
+    folders = [tmp_path / str(number) for number in range(ROUNDS)]
+    at_once(kinds, folders, make)
+    for folder in folders:
+        assert ids(folder) == sorted(OLD + (NEW if "write" in kinds else []))
+
+
+@pytest.mark.parametrize("kind", ["create", "write"])
+def test_makers_at_the_same_time(kind: str, tmp_path: Path) -> None:
+    """Of processes that make an index, one does, and all write into it."""
+    folders = [tmp_path / str(number) for number in range(ROUNDS)]
+    said = at_once([kind] * 3, folders, lambda folder: None)
+    for number, folder in enumerate(folders):
+        store = PageStore.open(folder)
+        assert store is not None
+        if kind == "create":
+            assert {lines[number] for lines in said} == {store.meta["by"]}
+        assert ids(folder) == sorted(NEW if kind == "write" else NEW[:1])
+
+
+def test_menders_at_the_same_time(tmp_path: Path) -> None:
+    """Processes that mend an index at once, while others write, leave each row once."""
+
+    def old(folder: Path) -> None:
+        make(folder)
+        without_key(folder, times=3)
+
+    folders = [tmp_path / str(number) for number in range(ROUNDS)]
+    at_once(["mend", "mend", "mend"], folders, old)
+    for folder in folders:
+        assert ids(folder) == OLD
+    again = [tmp_path / f"again {number}" for number in range(ROUNDS)]
+    at_once(["mend", "mend", "write"], again, old)
+    for folder in again:
+        assert set(ids(folder)) == {*OLD, *NEW}
+        at = PageStore.open(folder)
+        assert at is not None
+        at.mend()
+        assert ids(folder) == sorted(OLD + NEW)
+
+
+def test_a_mender_that_is_killed(tmp_path: Path) -> None:
+    """Every row is there at least once whenever it is killed, and the next one mends the rest."""
+    make(tmp_path)
+    without_key(tmp_path, times=400)
+    code = f"{AT_ONCE.partition('from pathlib')[0]}\nfrom pathlib import Path\nmend(Path(sys.argv[1]))"
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) as process:
+        store = PageStore.open(tmp_path)
+        assert store is not None
+        while len(store) == 400 * len(OLD):
+            assert process.poll() is None
+        process.kill()
+    kept = Counter(ids(tmp_path))
+    assert set(kept) == set(OLD)
+    assert max(kept.values()) > 1
+    store.mend()
+    assert ids(tmp_path) == OLD
+
+
+ADDING = """
+import sys
+from nemovlm import Embedder, PageIndex
+from nemovlm.index import run
+run._FLUSH_PAGES = 1
+index = PageIndex(sys.argv[2], Embedder(base_url=sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.readline()
+print(len(index.add(sys.argv[3]).failed))
+"""
+
+
+def test_two_processes_add_the_same_folder(served_vl: str, pdfs: Path, tmp_path: Path) -> None:
+    """Each page is there once, in an index that they have to make, and a third one finds no page twice meanwhile."""
+    for round_ in range(3):
+        db = tmp_path / str(round_)
+        command = [sys.executable, "-c", ADDING, served_vl, str(db), str(pdfs)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        reader = PageIndex(db, Embedder(base_url=served_vl))
+        with subprocess.Popen(command, **pipes) as one, subprocess.Popen(command, **pipes) as other:  # type: ignore[call-overload]
+            for process in (one, other):
+                assert process.stdout.readline() == "ready\n"
+            for process in (one, other):
+                process.stdin.write("\n")
+                process.stdin.flush()
+            while one.poll() is None or other.poll() is None:
+                found = [(hit.document, hit.page) for hit in reader.search("leave", 100)]
+                assert len(found) == len(set(found)) <= 9
+            assert (one.stdout.read(), other.stdout.read()) == ("0\n", "0\n")
+        assert len(ids(db)) == len(set(ids(db))) == 9
+
+
+def test_two_commands_at_the_same_time(served_vl: str, pdfs: Path, tmp_path: Path) -> None:
+    """Two `nemovlm index` of one folder into one new index both succeed, and each page is there once."""
+    command = [*COMMAND, "index", str(pdfs), "--db", str(tmp_path / "db"), "--base-url", served_vl]
+    with subprocess.Popen(command) as one, subprocess.Popen(command) as other:
+        pass
+    assert (one.returncode, other.returncode) == (0, 0)
+    assert len(ids(tmp_path / "db")) == len(set(ids(tmp_path / "db"))) == 9

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, Unpack
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, Unpack
 
 from nemovlm import __version__
 from nemovlm.embedder import Embedder
@@ -25,6 +25,9 @@ try:
     from rich.text import Text
 except ImportError as missing:
     raise MissingExtraError("the nemovlm command", "cli") from missing
+
+if TYPE_CHECKING:
+    from nemovlm.index import PageIndex
 
 P = ParamSpec("P")
 
@@ -130,6 +133,34 @@ def announce(embedder: Embedder, why: str) -> Embedder:
     if embedder.model == POCKET:
         say("it needs no download, reads print, and finds words rather than meanings; see `nemovlm models`")
     return embedder
+
+
+def open_index(db: Path, **options: Unpack[Options]) -> "PageIndex":
+    """Open an index that exists with an embedder like the one that made it, and announce that.
+
+    Raises:
+        NemoVLMError: There is none, or it cannot be read, or its engine or model cannot be had.
+    """
+    from nemovlm.index import PageIndex
+
+    pages = PageIndex(db, **options)
+    announce(pages.embedder, f"the index in {db} was made with it")
+    return pages
+
+
+def open_or_create_index(db: Path, model: str | None, **options: Unpack[Options]) -> "PageIndex":
+    """Open an index with the model chosen, or that of the index, or the best that is here.
+
+    A new one is not written before pages come.
+
+    Raises:
+        NemoVLMError: It cannot be read or has another space, or the engine or the model cannot be had.
+    """
+    from nemovlm.index import PageIndex, is_index
+
+    if is_index(db) and Settings.from_kwargs(model=model, **options).model is None:
+        return open_index(db, **options)
+    return PageIndex(db, open_embedder(model, **options))
 
 
 def _version(wanted: bool) -> None:

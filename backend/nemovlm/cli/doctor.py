@@ -1,4 +1,4 @@
-"""What `nemovlm doctor` finds out: which extras are installed, and how the servers of an embedder do.
+"""What `nemovlm doctor` finds out: which extras are installed, how the servers of an embedder do, and an index.
 
 Knows the questions; knows nothing of how the findings are shown.
 """
@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from importlib.util import find_spec
+from pathlib import Path
 from statistics import median
 from typing import Any, ParamSpec
 
@@ -18,9 +19,10 @@ from PIL import Image, ImageDraw
 from nemovlm import runtime
 from nemovlm.embedder import Embedder
 from nemovlm.engines.remote.discovery import ask
-from nemovlm.errors import NemoVLMError
+from nemovlm.errors import IndexStorageError, NemoVLMError
 from nemovlm.inputs import Vector
 from nemovlm.models.catalogue import find_card
+from nemovlm.paths import local_path
 from nemovlm.wire.address import Address
 from nemovlm.wire.replies import read_models
 
@@ -39,6 +41,7 @@ _EXTRAS = {
 _TEXT = "How many days of leave do I get?"
 _ROUNDS = 5
 _SHOWN_MODELS = 6
+_SHOWN_FILES = 3
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,42 @@ def examine_servers(embedder: Embedder) -> Iterator[Finding]:
     yield _attempt("text", _probe, lambda: embedder.embed_query(_TEXT), _ROUNDS)
     if "image" in embedder.modalities:
         yield _attempt("image", _probe, lambda: embedder.embed([_page()])[0], 1)
+
+
+def examine_index(folder: Path) -> Iterator[Finding]:
+    """Yield what is found of an index and of the PDFs in it. Writes nothing, and needs no model."""
+    from nemovlm.index import path_of
+    from nemovlm.index.store import PageStore
+
+    try:
+        if (store := PageStore.open(local_path(folder))) is None:
+            yield Finding("index", f"there is none in {folder}", sound=False)
+            return
+        seen = store.examine()
+        documents = sorted({row["document"] for row in store.rows(["document"])})
+    except IndexStorageError as error:
+        yield Finding("index", str(error), sound=False)
+        return
+    gone = [document for document in documents if not path_of(document).exists()]
+    mends = "the next `nemovlm index` mends it"
+    yield Finding("index", f"pages {seen.rows - seen.doubled}, documents {len(documents)}")
+    yield Finding("index model", store.meta["embedder"]["model"])
+    yield Finding("index space", store.meta["space"])
+    if seen.missing:
+        lacking = f"made by another version: it lacks {', '.join(seen.missing)}; index the PDFs into another folder"
+        yield Finding("index columns", lacking, sound=False)
+    if seen.key:
+        yield Finding("index key", "there: any number of processes may write at the same time")
+    else:
+        how = mends if seen.key_can_be_set else "update lancedb, and the next `nemovlm index` mends it"
+        yield Finding("index key", f"missing, so that two processes at the same time double pages; {how}", sound=False)
+    doubled = f"{seen.doubled} rows too many; {mends}" if seen.doubled else "none"
+    yield Finding("index doubled pages", doubled, sound=not seen.doubled)
+    joins = "; the next `nemovlm index` joins them" if seen.scattered else ""
+    yield Finding("index fragments", f"{seen.fragments}, in {seen.versions} versions{joins}")
+    more = ", …" if len(gone) > _SHOWN_FILES else ""
+    names = f"gone, {len(gone)} of {len(documents)}: {', '.join(gone[:_SHOWN_FILES])}{more}; see `nemovlm delete`"
+    yield Finding("index files", names if gone else "all there", sound=not gone)
 
 
 def _attempt(name: str, look: Callable[P, tuple[str, bool]], *args: P.args, **kwargs: P.kwargs) -> Finding:

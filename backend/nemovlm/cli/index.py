@@ -2,7 +2,7 @@
 
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Unpack
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
@@ -18,9 +18,10 @@ from nemovlm.cli.console import (
     ExitCode,
     Json,
     Model,
-    announce,
     command,
     open_embedder,
+    open_index,
+    open_or_create_index,
     print_json,
     say,
     stderr,
@@ -30,11 +31,9 @@ from nemovlm.cli.console import (
 from nemovlm.errors import ConfigurationError
 from nemovlm.inputs import Modality, Passage
 from nemovlm.parity import model_on_engine
-from nemovlm.settings import Options, Settings
 
 if TYPE_CHECKING:
     from nemovlm.cli.report import Answer
-    from nemovlm.index import PageIndex
 
 _SHOWN_ERRORS = 20
 _INDENT = " " * 12  # under the name of the document
@@ -54,7 +53,7 @@ def index(
     debug: Debug = False,
 ) -> None:
     """Put the pages of PDFs into an index. What is there already is not done again."""
-    pages = _open_or_create(db, model, engine=engine, base_url=base_url, device=device)
+    pages = open_or_create_index(db, model, engine=engine, base_url=base_url, device=device)
     if modality is None and "image" not in pages.embedder.modalities:
         say("pages are embedded by their text layer, because this model reads text only")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -102,7 +101,7 @@ def search(
 
     if (image is None) == (not questions):
         raise ConfigurationError("ask at least one question, or give one picture with --image")
-    pages = _open(db, engine=engine, base_url=base_url, device=device)
+    pages = open_index(db, engine=engine, base_url=base_url, device=device)
     answers = [Answer(question, pages.search(question, k)) for question in questions or []]
     if image is not None:
         answers = [Answer(image.name, pages.search(image, k))]
@@ -158,24 +157,6 @@ def delete(
     if not (count := pages.delete(document)):
         raise ConfigurationError(f"{document} is not in {db}; it has: {', '.join(pages.documents()) or 'nothing'}")
     say(f"{count} pages of {document} deleted; the index in {db} has {len(pages)}")
-
-
-def _open(db: Path, **options: Unpack[Options]) -> "PageIndex":
-    """Open an index that exists with an embedder like the one that made it, and announce that."""
-    from nemovlm.index import PageIndex
-
-    pages = PageIndex(db, **options)
-    announce(pages.embedder, f"the index in {db} was made with it")
-    return pages
-
-
-def _open_or_create(db: Path, model: str | None, **options: Unpack[Options]) -> "PageIndex":
-    """Open an index with the model chosen, or that of the index, or the best that is here."""
-    from nemovlm.index import PageIndex, is_index
-
-    if is_index(db) and Settings.from_kwargs(model=model, **options).model is None:
-        return _open(db, **options)
-    return PageIndex(db, open_embedder(model, **options))
 
 
 def _print(answer: "Answer") -> None:

@@ -1,5 +1,7 @@
 """The commands that say what is here and how it does: `models`, `doctor` and `parity`."""
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,13 +18,13 @@ from nemovlm.cli.console import (
     Model,
     command,
     open_embedder,
+    open_or_create_index,
     print_json,
     say,
     stdout,
     table,
 )
 from nemovlm.embedder import Embedder
-from nemovlm.errors import NemoVLMError
 from nemovlm.models.catalogue import CATALOGUE
 from nemovlm.parity import FLOOR, Comparison, compare, engine_name, model_on_engine, open_engines
 from nemovlm.settings import DtypeName
@@ -45,31 +47,36 @@ def models(debug: Debug = False) -> None:
 
 @command
 def doctor(
+    db: Annotated[Path | None, typer.Option("--db", help="Look at this index too.", show_default=False)] = None,
     model: Model = None,
     engine: Engine = None,
     base_url: BaseUrl = None,
     device: Device = None,
     debug: Debug = False,
 ) -> None:
-    """Say which model and engine would be used here, why, and what is missing."""
-    from nemovlm.cli.doctor import examine_extras, examine_servers
+    """Say which model and engine would be used here, why, what is missing, and how servers and an index do."""
+    from nemovlm.cli.doctor import Finding, examine_extras, examine_index, examine_servers
 
-    found = table()
-    for finding in examine_extras():
-        found.add_row(finding.name, Text(finding.text))
+    rows = table()
+    found: list[Finding] = []
+
+    def add(findings: Iterable[Finding]) -> None:
+        for finding in findings:
+            found.append(finding)
+            rows.add_row(finding.name, Text(finding.text, style="" if finding.sound else "red"))
+
     try:
-        embedder = open_embedder(model, engine=engine, base_url=base_url, device=device)
-        for name, value in _facts(embedder).items():
-            found.add_row(name, Text(value))
-    except NemoVLMError:
-        stdout.print(found)
-        raise
-    sound = True
-    for finding in examine_servers(embedder):
-        sound &= finding.sound
-        found.add_row(finding.name, Text(finding.text, style="" if finding.sound else "red"))
-    stdout.print(found)
-    if not sound:
+        add(examine_extras())
+        if db is None:
+            embedder = open_embedder(model, engine=engine, base_url=base_url, device=device)
+        else:
+            add(examine_index(db))
+            embedder = open_or_create_index(db, model, engine=engine, base_url=base_url, device=device).embedder
+        add(Finding(name, value) for name, value in _facts(embedder).items())
+        add(examine_servers(embedder))
+    finally:
+        stdout.print(rows)
+    if not all(finding.sound for finding in found):
         raise typer.Exit(ExitCode.ERROR)
 
 

@@ -1,5 +1,7 @@
 """`PageIndex`: the pages of many PDFs in one folder, found by text or by image."""
 
+import os
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -11,6 +13,7 @@ from nemovlm.errors import ConfigurationError, InputError, SpaceMismatchError
 from nemovlm.index.run import AddReport, Run
 from nemovlm.index.store import PageStore
 from nemovlm.inputs import Embeddable, Modality
+from nemovlm.paths import local_path, readable_name
 from nemovlm.pdf import Page, find_pdfs, iter_pages
 from nemovlm.settings import Options
 
@@ -26,7 +29,7 @@ class Hit:
     score: float
     """The cosine similarity with the query: 1 at the most."""
     document: str
-    """The path of the PDF."""
+    """The path of the PDF; bytes in it that are no UTF-8 are written as `\\xe9`."""
     page: int
     """0-based."""
     label: str
@@ -44,7 +47,7 @@ class Hit:
         Raises:
             PdfError: The PDF or the page cannot be read.
         """
-        return next(iter_pages(self.document, pages=[self.page], **options))
+        return next(iter_pages(path_of(self.document), pages=[self.page], **options))
 
 
 class PageIndex:
@@ -62,8 +65,10 @@ class PageIndex:
         ConfigurationError: A new index without an embedder, or settings beside one.
     """
 
-    def __init__(self, folder: str | Path, embedder: Embedder | None = None, **settings: Unpack[Options]) -> None:
-        self.folder = Path(folder)
+    def __init__(
+        self, folder: str | os.PathLike[str], embedder: Embedder | None = None, **settings: Unpack[Options]
+    ) -> None:
+        self.folder = local_path(folder).absolute()
         self._store = PageStore.open(self.folder)
         if embedder is not None and settings:
             raise ConfigurationError(f"an embedder has its settings already; {', '.join(settings)} cannot be added")
@@ -74,15 +79,12 @@ class PageIndex:
             embedder = Embedder(**self._store.meta["embedder"] | given)
         self.embedder = embedder
         """What embeds pages and queries."""
-        if self._store and self._store.meta["space"] != embedder.space:
-            raise SpaceMismatchError(
-                f"the index in {folder} was made with {self._store.meta['space']}, and its vectors cannot be compared "
-                f"with those of {embedder.space}; use the same model and settings, or another folder"
-            )
+        if self._store is not None:
+            self._check_space(self._store)
 
     def add(
         self,
-        sources: str | Path | Iterable[str | Path],
+        sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
         *,
         modality: Modality | None = None,
         password: str | None = None,
@@ -92,7 +94,8 @@ class PageIndex:
         """Index PDFs, or all PDFs below folders, and report what was done.
 
         Pages that are there already, by content, are not embedded again; a changed PDF replaces its pages. A
-        PDF or page that cannot be read or embedded is left out and reported; the others are indexed.
+        PDF or page that cannot be read or embedded is left out and reported; the others are indexed. Others may add,
+        delete and search at the same time, in this process or in any other: every page is there once.
 
         Args:
             sources: Files and folders.
@@ -104,13 +107,15 @@ class PageIndex:
 
         Raises:
             PageIndexError: There is no PDF among the sources.
+            SpaceMismatchError: Another process has made the index since this one was opened, with another model.
             IndexStorageError: The folder cannot be written.
+            IndexBusyError: Others kept writing to it.
             ConfigurationError: The model does not take the modality.
             EngineError: The engine cannot work at all.
         """
         run = Run(self._writable, self.embedder, self._checked(modality), password, workers, progress)
         run.add(find_pdfs(sources))
-        if self._store and run.report.embedded + run.report.reused:
+        if self._store is not None:
             self._store.compact()
         return run.report
 
@@ -130,17 +135,19 @@ class PageIndex:
             vector = self.embedder.embed_query(query)
         else:
             vector = self.embedder.embed([query], truncate="END")[0]  # as pages are
-        if self._store is None:
+        if (store := self._existing()) is None:
             return []
-        return [Hit(score=score, **row) for score, row in self._store.nearest(vector, k, _HIT_COLUMNS)]
+        return [Hit(score=score, **row) for score, row in store.nearest(vector, k, _HIT_COLUMNS)]
 
-    def delete(self, document: str | Path) -> int:
+    def delete(self, document: str | os.PathLike[str]) -> int:
         """Take a document's pages out of the index, by its path; return how many they were.
 
         Raises:
             IndexStorageError: The folder cannot be written.
         """
-        return self._store.delete(document=str(Path(document).resolve())) if self._store else 0
+        if (store := self._existing()) is None:
+            return 0
+        return store.delete(document=readable_name(local_path(document).resolve()))
 
     def documents(self) -> dict[str, int]:
         """Return {path: pages in the index}.
@@ -148,10 +155,13 @@ class PageIndex:
         Raises:
             IndexStorageError: The folder cannot be read.
         """
-        return dict(Counter(row["document"] for row in self._store.rows(["document"]))) if self._store else {}
+        if (store := self._existing()) is None:
+            return {}
+        pages = dict.fromkeys((row["document"], row["page"]) for row in store.rows(["document", "page"]))
+        return dict(Counter(document for document, _ in pages))
 
     def __len__(self) -> int:
-        return len(self._store) if self._store else 0
+        return 0 if (store := self._existing()) is None else len(store)
 
     def _checked(self, modality: Modality | None) -> Modality:
         if modality is None:
@@ -162,15 +172,48 @@ class PageIndex:
             )
         return modality
 
+    def _existing(self) -> PageStore | None:
+        """Return the table, though another process may have made it after this index was opened."""
+        if self._store is None and (store := PageStore.open(self.folder)) is not None:
+            self._check_space(store)
+            self._store = store
+        return self._store
+
     def _writable(self) -> PageStore:
-        if self._store is None:
+        """Return the table, made if there is none, or else mended if that is due."""
+        store = self._existing()
+        if store is None:
             settings = self.embedder.settings
             recipe = {name: getattr(settings, name) for name in ("model", "revision", "dimensions", "max_tiles")}
             meta = {"space": self.embedder.space, "embedder": recipe}
-            self._store = PageStore.create(self.folder, self.embedder.dimension, meta)
-        return self._store
+            store = PageStore.create(self.folder, self.embedder.dimension, meta)
+            self._check_space(store)  # which may be that of another process
+            self._store = store
+        store.mend()
+        return store
+
+    def _check_space(self, store: PageStore) -> None:
+        if store.meta["space"] != self.embedder.space:
+            raise SpaceMismatchError(
+                f"the index in {self.folder} was made with {store.meta['space']}, and its vectors cannot be compared "
+                f"with those of {self.embedder.space}; use the same model and settings, or another folder"
+            )
 
 
-def is_index(folder: str | Path) -> bool:
-    """Return whether there is a page index in `folder`."""
-    return PageStore.exists(Path(folder))
+def is_index(folder: str | os.PathLike[str]) -> bool:
+    """Return whether there is a page index in `folder`.
+
+    Raises:
+        IndexStorageError: The folder cannot be read.
+    """
+    return PageStore.exists(local_path(folder))
+
+
+def path_of(document: str) -> Path:
+    r"""Return the path of a PDF by the name that it has in an index, which may have `\xe9` for bytes."""
+    path = Path(document)
+    if not path.exists():
+        raw = re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), os.fsencode(document))
+        if (other := Path(os.fsdecode(raw))).exists():
+            return other
+    return path

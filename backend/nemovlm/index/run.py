@@ -2,6 +2,11 @@
 
 Rows are written as they come, with the digests by which a later run knows what it need not do again: a run that is
 stopped, killed or fails keeps what it has done, and the next one goes on from there.
+
+Runs at the same time may embed the same pages, which costs time alone: a page has one row, and the last one written
+stays. None takes out what another has written: only rows of versions that were there when it began on a document. If
+two runs have read different versions of a PDF that changes, rows of both may be there in the end; the run with the
+older one reports that the file changed, and the next run makes them one version again.
 """
 
 import hashlib
@@ -14,11 +19,12 @@ from pathlib import Path
 from typing import Any, Self, TypeAlias
 
 from nemovlm.embedder import Embedder, Progress
-from nemovlm.errors import InputError, NemoVLMError, PdfError, PdfPageError
+from nemovlm.errors import InputError, NemoVLMError, PdfError, PdfPageError, one_line
 from nemovlm.images import encode_jpeg
 from nemovlm.index.store import PageStore
 from nemovlm.inputs import Modality, Passage
 from nemovlm.models.tiling import NEMOTRON_TILING, Tiling
+from nemovlm.paths import readable_name
 from nemovlm.pdf import Page, count_pages, read_pages
 
 Row: TypeAlias = dict[str, Any]
@@ -68,8 +74,8 @@ class Run:
     """Brings an index up to date with some PDFs, and counts what it did in `report`.
 
     Args:
-        writable: Returns the table, making it if need be: before any page is embedded, so that a full disk is known
-            before the work begins.
+        writable: Returns the table, made or mended if need be: before any page is embedded, so that a full disk is
+            known before the work begins.
         embedder: What embeds the pages.
         modality: What of a page is embedded.
         password: For encrypted PDFs.
@@ -106,8 +112,10 @@ class Run:
         documents = [document for document in inspected if isinstance(document, _Document)]
         self.report.failed += [error for error in inspected if isinstance(error, PdfError)]
         self._total = sum(document.total for document in documents)
-        for document in documents:
-            self._update(document)
+        if documents:
+            store = self._writable()
+            for document in documents:
+                self._update(store, document)
 
     def _inspect(self, path: Path) -> _Document | PdfError:
         try:
@@ -116,20 +124,27 @@ class Run:
                 return _Document(path, hashlib.file_digest(file, "sha256").hexdigest(), total)
         except PdfError as error:
             return error
+        except OSError as error:
+            return PdfError(f"the file cannot be read: {one_line(error)}").at(readable_name(path))
 
-    def _update(self, document: _Document) -> None:
-        store = self._writable()
-        name, version = str(document.path), {"document_sha256": document.sha256, "modality": self._modality}
-        rows = store.rows(["page", *version], document=name)
-        there = {row["page"] for row in rows if all(row[key] == value for key, value in version.items())}
+    def _update(self, store: PageStore, document: _Document) -> None:
+        name, version = readable_name(document.path), (document.sha256, self._modality)
+        rows = store.rows(["page", "document_sha256", "modality"], document=name)
+        versions = [(row["document_sha256"], row["modality"]) for row in rows]
+        there = {row["page"] for row, its in zip(rows, versions, strict=True) if its == version}
         missing = [page for page in range(document.total) if page not in there]
         end = self._done + document.total
         self.report.documents += 1
         self.report.unchanged += len(there)
         self._advance(len(there))
         whole = self._write(store, document, missing) if missing else True
-        if whole and len(rows) > len(there):
-            store.delete(document=name, but=version)
+        stale = set(versions) - {version}
+        if (missing or stale) and (now := self._inspect(document.path)) != document:
+            changed = PdfError("the file changed while it was indexed; index it again").at(name)
+            self.report.failed.append(now if isinstance(now, PdfError) else changed)
+            whole = False
+        for sha256, modality in stale if whole else ():
+            store.delete(document=name, document_sha256=sha256, modality=modality)
         self._advance(end - self._done)
 
     def _write(self, store: PageStore, document: _Document, missing: list[int]) -> bool:
@@ -176,9 +191,10 @@ class Run:
         return InputError(f"the page has no text layer, and only text is embedded; {other}").at(page.name)
 
     def _row(self, page: Page, document: _Document) -> Row:
+        name = readable_name(document.path)
         return {
-            "id": f"{document.path}#page={page.index + 1}",
-            "document": str(document.path),
+            "id": f"{name}#page={page.index + 1}",
+            "document": name,
             "document_sha256": document.sha256,
             "page": page.index,
             "label": page.label,

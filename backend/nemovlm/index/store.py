@@ -1,33 +1,47 @@
 """The table of a page index: rows of pages with their vectors, in a folder. The only file that touches LanceDB.
 
 Knows nothing of PDFs or embedders. Every write is one atomic version of the table, so a process that is killed
-leaves a table that is whole.
+leaves a table that is whole. Any number of processes may write at the same time.
 """
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-from nemovlm.errors import IndexStorageError, MissingExtraError, one_line
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from nemovlm.errors import IndexBusyError, IndexStorageError, MissingExtraError, one_line
 from nemovlm.inputs import Vector
 
 try:
     import lancedb
     import pyarrow as pa
+    import pyarrow.compute as pc
 except ImportError as missing:
     raise MissingExtraError("the page index", "index") from missing
 
+T = TypeVar("T")
+
 _RUST_PLACE = re.compile(r", \S+\.rs:\d+:\d+")  # LanceDB names its own source in its messages
+_RAISED = (OSError, RuntimeError, ValueError, pa.ArrowException)  # by LanceDB: any of these
 
 _TABLE = "pages"
 _META = b"nemovlm"
 # Without it, two writes of one row that overlap do not conflict, and both rows stay: those of two processes, or one
 # that Ctrl-C left under way and the one after it (https://github.com/lancedb/lancedb/issues/2463).
-_PRIMARY_KEY = {b"lance-schema:unenforced-primary-key": b"true"}
+# With an index of LanceDB on `id`, `merge_insert` would need `use_index(False)`: that way goes past the key.
+_KEY = "lance-schema:unenforced-primary-key"
+# LanceDB repeats most writes that conflict by itself, for half a minute, but not all; each attempt here is that again.
+_ATTEMPTS = 8
+_WAIT = wait_random_exponential(multiplier=0.1, max=5)
+# So many doubled rows are taken out at once: what still is a condition of reasonable length.
+_DOUBLED = 10_000
 # Versions of the table before this are not needed by any reader that is still at work.
 _KEEP_VERSIONS = timedelta(minutes=10)
 # Every write leaves a fragment. Joining them rewrites the table, so it waits until there are this many, and until
@@ -49,13 +63,19 @@ class PageStore:
     def __init__(self, folder: Path, table: Any) -> None:
         self._folder = folder
         self._table = table
-        self.meta: Mapping[str, Any] = json.loads((table.schema.metadata or {}).get(_META, b"{}"))
+        self.meta: Mapping[str, Any] = self._meta()
         """What was said when the table was made; it never changes."""
 
     @staticmethod
     def exists(folder: Path) -> bool:
-        """Return whether there is a table in `folder`."""
-        return (folder / f"{_TABLE}.lance").exists()
+        """Return whether there is a table in `folder`: not yet while another process is making it.
+
+        Raises:
+            IndexStorageError: The folder cannot be read.
+        """
+        versions = folder / f"{_TABLE}.lance" / "_versions"
+        with _storage(folder):
+            return versions.is_dir() and any(path.suffix == ".manifest" for path in versions.iterdir())
 
     @classmethod
     def open(cls, folder: Path) -> Self | None:
@@ -71,85 +91,196 @@ class PageStore:
 
     @classmethod
     def create(cls, folder: Path, dimension: int, meta: Mapping[str, Any]) -> Self:
-        """Make an empty table for vectors (dimension,).
+        """Make an empty table for vectors (dimension,), or open the one that another process has just made.
+
+        That one has a `meta` of its own.
 
         Raises:
             IndexStorageError: The folder cannot be written.
         """
-        key = pa.field("id", pa.string(), nullable=False, metadata=_PRIMARY_KEY)
-        fields = {
-            "document": pa.string(),
-            "document_sha256": pa.string(),
-            "page": pa.int32(),
-            "label": pa.string(),
-            "total": pa.int32(),
-            "width": pa.float32(),
-            "height": pa.float32(),
-            "text": pa.string(),
-            "modality": pa.string(),
-            "content": pa.string(),
-            "thumbnail": pa.binary(),
-            "vector": pa.list_(pa.float32(), dimension),
-        }
-        schema = pa.schema([key, *fields.items()], metadata={_META: json.dumps(dict(meta)).encode()})
+        schema = _schema(dimension).with_metadata({_META: json.dumps(dict(meta)).encode()})
         with _storage(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            return cls(folder, _connect(folder).create_table(_TABLE, schema=schema))
+            try:
+                return cls(folder, _connect(folder).create_table(_TABLE, schema=schema))
+            except _RAISED:
+                if (store := cls.open(folder)) is None:
+                    raise
+                return store
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add rows; a row with the `id` of one that is there takes its place."""
-        with _storage(self._folder):
-            table = pa.Table.from_pylist([dict(row) for row in rows], schema=self._table.schema)
-            self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(table)
+        with self._use() as table:
+            data = pa.Table.from_pylist([dict(row) for row in rows], schema=table.schema)
+            merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+            self._commit(lambda: merge.execute(data))
 
     def rows(self, columns: Sequence[str], **equal: str) -> list[dict[str, Any]]:
         """Return the given columns of all rows in which each named column has the given value."""
-        with _storage(self._folder):
-            query = self._table.search().where(_all(equal)) if equal else self._table.search()
+        with self._use() as table:
+            query = table.search().where(_all(equal)) if equal else table.search()
             found: list[dict[str, Any]] = query.select(list(columns)).limit(None).to_list()
             return found
 
     def vectors(self, contents: Iterable[str]) -> dict[str, Vector]:
         """Return {content digest: vector (d,)} for those of the digests that are there."""
         values = ", ".join(_quoted(content) for content in contents)
-        with _storage(self._folder):
-            found = self._table.search().where(f"content IN ({values})").select(["content", "vector"]).limit(None)
-            table = found.to_arrow()
-        dimension = table.schema.field("vector").type.list_size
-        vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(-1, dimension)
-        return dict(zip(table["content"].to_pylist(), vectors, strict=True))
+        with self._use() as table:
+            query = table.search().where(f"content IN ({values})").select(["content", "vector"]).limit(None)
+            found = query.to_arrow()
+        dimension = found.schema.field("vector").type.list_size
+        vectors = found["vector"].combine_chunks().flatten().to_numpy().reshape(-1, dimension)
+        return dict(zip(found["content"].to_pylist(), vectors, strict=True))
 
     def nearest(self, vector: Vector, k: int, columns: Sequence[str]) -> list[tuple[float, dict[str, Any]]]:
-        """Return (cosine similarity, row) of the k nearest rows, the best first. Every row is compared."""
-        with _storage(self._folder):
-            search = self._table.search(vector, vector_column_name="vector").distance_type("cosine")
-            found = search.select([*columns, "_distance"]).limit(k).to_list()
-        return [(1.0 - row.pop("_distance"), row) for row in found]
+        """Return (cosine similarity, row) of the k nearest rows, the best first. Every row is compared.
 
-    def delete(self, *, but: Mapping[str, str] | None = None, **equal: str) -> int:
-        """Delete the rows in which each named column has the given value, except where all of `but` holds as well.
-
-        Returns how many.
+        Of rows with the same `id`, which `mend` takes out, the nearest counts.
         """
-        condition = _all(equal) + (f" AND NOT ({_all(but)})" if but else "")
-        with _storage(self._folder):
-            count: int = self._table.count_rows(condition)
+        limit = k
+        while True:
+            with self._use() as table:
+                search = table.search(vector, vector_column_name="vector").distance_type("cosine")
+                found = search.select(["id", *columns, "_distance"]).limit(limit).to_list()
+            once = list({row.pop("id"): row for row in reversed(found)}.values())[::-1]
+            if len(once) >= k or len(found) < limit:
+                return [(1.0 - row.pop("_distance"), row) for row in once[:k]]
+            limit *= 2
+
+    def delete(self, **equal: str) -> int:
+        """Delete the rows in which each named column has the given value; return how many."""
+        condition = _all(equal)
+        with self._use() as table:
+            count: int = table.count_rows(condition)
             if count:
-                self._table.delete(condition)
+                self._commit(lambda: table.delete(condition))
             return count
+
+    def mend(self) -> None:
+        """Give a table the key that it was made without, and keep one row of each `id`.
+
+        It is the one at the highest address: the last written, unless fragments were joined meanwhile. Every step
+        leaves each `id` there. Rows go by their address, which is never given to another row; so two processes that
+        do this at once take out the same rows, and one that is killed leaves the rest for the next.
+        """
+        with self._use() as table:
+            if not _has_key(table) and _can_set_key(table):
+                self._commit(self._set_key)
+            while doubled := _doubled(table):  # again: others may have written meanwhile
+                for start in range(0, len(doubled), _DOUBLED):
+                    addresses = ", ".join(map(str, doubled[start : start + _DOUBLED]))
+                    self._commit(partial(table.delete, f"_rowid IN ({addresses})"))
 
     def compact(self) -> None:
-        """Join what many small writes left, and drop old versions, if it is worth it."""
-        with _storage(self._folder):
-            stats = self._table.stats()
-            rows, fragments = stats["num_rows"], stats["fragment_stats"]
-            if fragments["num_fragments"] > _FRAGMENTS and rows - fragments["lengths"]["max"] > _SHARE * rows:
-                self._table.optimize(cleanup_older_than=_KEEP_VERSIONS)
+        """Join what many small writes left, and drop old versions, if it is worth it and nobody else is writing."""
+        with self._use() as table:
+            if _scattered(table):
+                with suppress(IndexBusyError):  # a later run will
+                    self._attempt(partial(table.optimize, cleanup_older_than=_KEEP_VERSIONS))
+
+    def examine(self) -> "Condition":
+        """Look at the state of the table, without writing. Reads the column `id`: a second for a million rows."""
+        with self._use() as table:
+            return Condition(
+                rows=table.count_rows(),
+                doubled=len(_doubled(table)),
+                key=_has_key(table),
+                key_can_be_set=_can_set_key(table),
+                scattered=_scattered(table),
+                fragments=table.stats()["fragment_stats"]["num_fragments"],
+                versions=len(table.list_versions()),
+                missing=[name for name in _schema(1).names if name not in table.schema.names],
+            )
 
     def __len__(self) -> int:
-        with _storage(self._folder):
-            count: int = self._table.count_rows()
+        with self._use() as table:
+            count: int = table.count_rows()
             return count
+
+    def _meta(self) -> dict[str, Any]:
+        metadata = self._table.schema.metadata or {}
+        if _META not in metadata:
+            raise IndexStorageError(f"{self._folder} holds a table that is no page index; take another folder")
+        meta: dict[str, Any] = json.loads(metadata[_META])
+        return meta
+
+    @contextmanager
+    def _use(self) -> Iterator[Any]:
+        """Hand out the table, if it is still the one that was opened."""
+        with _storage(self._folder):
+            if not self.exists(self._folder) or self._meta() != self.meta:
+                raise IndexStorageError(
+                    f"the index in {self._folder} was deleted or replaced while it was open; open it again"
+                )
+            yield self._table
+
+    def _commit(self, change: Callable[[], T]) -> T:
+        """Make a change; again if it failed because another writer made one in between."""
+        retrying = Retrying(
+            retry=retry_if_exception_type(IndexBusyError), stop=stop_after_attempt(_ATTEMPTS), wait=_WAIT, reraise=True
+        )
+        result: T = retrying(self._attempt, change)
+        return result
+
+    def _attempt(self, change: Callable[[], T]) -> T:
+        """Make a change. What LanceDB raises has no types; a table that moved on meanwhile tells conflicts from faults.
+
+        Raises:
+            IndexBusyError: Another writer was quicker, so that LanceDB refused the change as a whole.
+        """
+        before = self._table.version
+        try:
+            return change()
+        except _RAISED as error:
+            if self._table.version == before:
+                raise
+            raise IndexBusyError(
+                f"others kept writing to the index in {self._folder} ({_reason(error)}); run this again when they are "
+                "done: what was indexed before is still there"
+            ) from error
+
+    def _set_key(self) -> None:
+        if not _has_key(self._table):  # another process may have set it before this attempt
+            self._table.alter_columns({"path": "id", "nullable": False})
+            self._table.set_unenforced_primary_key("id")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """The state of a table: what `PageStore.examine` sees."""
+
+    rows: int
+    doubled: int
+    """Rows that `mend` would take out."""
+    key: bool
+    """Whether `id` is the key, so that writers at the same time double nothing."""
+    key_can_be_set: bool
+    """Whether this version of LanceDB can give a table its key."""
+    scattered: bool
+    """Whether `compact` would join fragments."""
+    fragments: int
+    versions: int
+    missing: list[str]
+    """Columns that a page index has and this table has not."""
+
+
+def _schema(dimension: int) -> Any:
+    key = pa.field("id", pa.string(), nullable=False, metadata={_KEY: "true"})
+    fields = {
+        "document": pa.string(),
+        "document_sha256": pa.string(),
+        "page": pa.int32(),
+        "label": pa.string(),
+        "total": pa.int32(),
+        "width": pa.float32(),
+        "height": pa.float32(),
+        "text": pa.string(),
+        "modality": pa.string(),
+        "content": pa.string(),
+        "thumbnail": pa.binary(),
+        "vector": pa.list_(pa.float32(), dimension),
+    }
+    return pa.schema([key, *fields.items()])
 
 
 def _connect(folder: Path) -> Any:
@@ -165,13 +296,39 @@ def _quoted(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
+def _has_key(table: Any) -> bool:
+    return any(name.startswith(_KEY.encode()) for name in table.schema.field("id").metadata or {})
+
+
+def _can_set_key(table: Any) -> bool:
+    return hasattr(table, "set_unenforced_primary_key")  # older versions of LanceDB have none
+
+
+def _doubled(table: Any) -> list[int]:
+    """Return the addresses of all rows of each `id` but the highest. Reads that column alone."""
+    found = table.search().select(["id"]).with_row_id(True).limit(None).to_arrow()
+    if pc.count_distinct(found["id"]).as_py() == len(found):
+        return []
+    kept = found.group_by("id").aggregate([("_rowid", "max")])["_rowid_max"]
+    return sorted({*found["_rowid"].to_pylist()}.difference(kept.to_pylist()))
+
+
+def _scattered(table: Any) -> bool:
+    stats = table.stats()
+    rows, fragments = stats["num_rows"], stats["fragment_stats"]
+    return bool(fragments["num_fragments"] > _FRAGMENTS and rows - fragments["lengths"]["max"] > _SHARE * rows)
+
+
+def _reason(error: BaseException) -> str:
+    return _RUST_PLACE.sub("", one_line(error))
+
+
 @contextmanager
 def _storage(folder: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, RuntimeError, ValueError, pa.ArrowException) as error:  # LanceDB raises any of these
-        reason = _RUST_PLACE.sub("", one_line(error))
+    except _RAISED as error:
         raise IndexStorageError(
-            f"the index in {folder} cannot be read or written ({reason}); check the folder's permissions and the "
-            "space on the disk; what was indexed before is still there"
+            f"the index in {folder} cannot be read or written ({_reason(error)}); check the folder's permissions and "
+            "the space on the disk; what was indexed before is still there"
         ) from error

@@ -5,7 +5,6 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -607,24 +606,6 @@ def test_names_that_are_no_utf8(vl: Embedder, pdfs: Path, tmp_path: Path) -> Non
     assert hit.load().text == hit.text
     assert index.delete(odd) == 5
     assert len(index) == 9
-
-
-def test_characters_that_no_table_takes(
-    vl: Embedder, pdfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Halves of characters and NULs in the text or the label of a page cost no page: pairs become what they mean."""
-    whole = run.read_pages
-
-    def broken(path: Path, **options: Any) -> Iterator[Page | PdfError]:
-        for page in whole(path, **options):
-            assert isinstance(page, Page)
-            yield replace(page, text="a\ud83d b\0 \ud83d\ude00", label="\udc00\0i")
-
-    monkeypatch.setattr(run, "read_pages", broken)
-    index = PageIndex(tmp_path / "db", vl)
-    assert (index.add(pdfs, modality="image").failed, len(index)) == ([], 9)
-    hit = index.search("x", 1)[0]
-    assert (hit.text, hit.label) == ("a\ufffd b \U0001f600", "\ufffdi")
 
 
 def test_many_small_writes_are_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

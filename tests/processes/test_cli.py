@@ -197,7 +197,7 @@ def test_doctor_examines_an_index(served_vl: str, pdfs: Path, tmp_path: Path) ->
     assert amiss["index"] == "pages 9, documents 2"
     assert amiss["index key"].startswith("missing")
     assert amiss["index doubled pages"] == "18 rows too many; the next `nemovlm index` mends it"
-    assert amiss["index files"].startswith("gone, 1 of 2: ")
+    assert amiss["index files"].startswith("gone, 1 of 2:")
     (tmp_path / "away.pdf").rename(moved)
     nemovlm_here(*index)
     mended = doctor(code=0)

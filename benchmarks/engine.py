@@ -55,8 +55,8 @@ CAPTION = 100  # characters
 class PlainLoop:
     """Embeds one item after the other."""
 
-    def __init__(self, folder: Path, device: str) -> None:
-        model = load_model(folder, device=device, dtype=torch.float32)
+    def __init__(self, folder: Path, device: str, dtype: torch.dtype = torch.float32) -> None:
+        model = load_model(folder, device=device, dtype=dtype)
         assert isinstance(model, LlamaNemotronVLModel)
         tiling = find_checkpoint(str(folder)).card.tiling
         assert tiling is not None
@@ -87,18 +87,28 @@ class PlainLoop:
         return torch.tensor([self._tokenizer.encode(prompt).ids], device=self._device)
 
 
-def write_checkpoint(folder: Path) -> Path:
+def write_checkpoint(
+    folder: Path,
+    llm: dict[str, int] = LARGER_LLM,
+    vit: dict[str, int] = LARGER_VIT,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Path:
     """Write the tests' tiny checkpoint, then put a larger random model in the place of its own."""
     from tests.support.checkpoints import write_vl_checkpoint
 
     config_file = write_vl_checkpoint(folder) / "config.json"
     config = json.loads(config_file.read_text(encoding="utf-8"))
-    config["llm_config"] |= LARGER_LLM
-    config["vision_config"] |= LARGER_VIT
-    config["force_image_size"] = LARGER_VIT["image_size"]
+    config["llm_config"] |= llm
+    config["vision_config"] |= vit
+    config["force_image_size"] = vit["image_size"]
     config_file.write_text(json.dumps(config), encoding="utf-8")
     torch.manual_seed(0)
-    save_file(LlamaNemotronVLModel(config).state_dict(), folder / "model.safetensors")
+    with torch.device(device):
+        model = LlamaNemotronVLModel(config).to(dtype)
+    weights = {name: weight.cpu().contiguous() for name, weight in model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
     return folder
 
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,7 @@ from nemovlm.errors import (
     SpaceMismatchError,
 )
 from nemovlm.index import is_index, run, store
+from nemovlm.paths import local_path
 from tests.support.old_index import ids, without_key
 
 
@@ -353,8 +355,7 @@ def test_mending_that_is_stopped_loses_nothing(
     vl: Embedder, pdfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped after any of its steps, mending has left every page there, and the next run does the rest."""
-    index = PageIndex(tmp_path / "db", vl)
-    index.add(pdfs)
+    PageIndex(tmp_path / "db", vl).add(pdfs)
     once = ids(tmp_path / "db")
     monkeypatch.setattr(store, "_DOUBLED", 4)
     commit = store.PageStore._commit
@@ -369,12 +370,12 @@ def test_mending_that_is_stopped_loses_nothing(
 
         monkeypatch.setattr(store.PageStore, "_commit", stopped)
         with pytest.raises(KeyboardInterrupt):
-            index.add(pdfs)
+            PageIndex(tmp_path / "db", vl).add(pdfs)
         monkeypatch.setattr(store.PageStore, "_commit", commit)
         kept = ids(tmp_path / "db")
         assert len(kept) == 18 - 4 * max(0, steps - 1)
         assert sorted(set(kept)) == once
-        assert index.add(pdfs).unchanged == 9
+        assert PageIndex(tmp_path / "db", vl).add(pdfs).unchanged == 9
         assert ids(tmp_path / "db") == once
 
 
@@ -428,8 +429,6 @@ def test_an_index_that_another_made_meanwhile(vl: Embedder, vl_folder: Path, pdf
     first, second = PageIndex(tmp_path / "db", vl), PageIndex(tmp_path / "db", vl)
     stranger = PageIndex(tmp_path / "db", Embedder(vl_folder, dimensions=64))
     deleting = PageIndex(tmp_path / "db", vl)
-    (tmp_path / "db" / "pages.lance" / "_versions").mkdir(parents=True)  # as it is while another makes it
-    assert not is_index(tmp_path / "db")
     assert second.search("leave") == []
     first.add(pdfs / "staff-handbook.pdf")
     assert len(second.search("leave", k=100)) == len(second) == 5
@@ -454,6 +453,7 @@ def test_of_two_that_make_an_index_one_is_first(
 
     monkeypatch.setattr(store.PageStore, "create", late)
     assert PageIndex(tmp_path / "db", vl).add(pdfs).embedded == 9
+    assert [path.name for path in (tmp_path / "db").iterdir()] == ["pages.lance"]
     with pytest.raises(SpaceMismatchError):
         PageIndex(tmp_path / "other", stranger).add(pdfs)
     assert len(PageIndex(tmp_path / "other", vl)) == 0
@@ -505,6 +505,19 @@ def during(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> No
     monkeypatch.setattr(run, "read_pages", interrupted)
 
 
+def after_a_write(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
+    """Let something happen once, when the next run has written its first page."""
+    write = store.PageStore.write
+
+    def interrupted(self: store.PageStore, rows: Any) -> None:
+        write(self, rows)
+        monkeypatch.setattr(store.PageStore, "write", write)
+        happens()
+
+    monkeypatch.setattr(store.PageStore, "write", interrupted)
+    monkeypatch.setattr(run, "_FLUSH_PAGES", 1)
+
+
 def test_two_runs_that_read_two_versions_of_a_pdf(
     vl: Embedder, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -547,7 +560,7 @@ def test_two_runs_with_two_modalities_lose_no_page(
     """Neither takes out what the other wrote: each page is there once, by its picture or by its text."""
     book = pdfs / "staff-handbook.pdf"
     pictures, texts = PageIndex(tmp_path / "db", vl), PageIndex(tmp_path / "db", vl)
-    during(monkeypatch, lambda: texts.add(book, modality="text"))
+    after_a_write(monkeypatch, lambda: texts.add(book, modality="text"))
     pictures.add(book, modality="image")
     assert len(ids(tmp_path / "db")) == len(set(ids(tmp_path / "db"))) == 5
 
@@ -556,8 +569,10 @@ def test_deleting_while_another_adds(vl: Embedder, pdfs: Path, tmp_path: Path, m
     """What is deleted while it is added comes back by the next run, each page once; other documents are whole."""
     index, other = PageIndex(tmp_path / "db", vl), PageIndex(tmp_path / "db", vl)
     index.add(pdfs / "archive-bulletin.pdf")
-    during(monkeypatch, lambda: other.delete(pdfs / "staff-handbook.pdf"))
+    after_a_write(monkeypatch, lambda: other.delete(pdfs / "staff-handbook.pdf"))
     index.add(pdfs)
+    assert set(Counter(ids(tmp_path / "db")).values()) == {1}
+    assert len(index) == 8
     assert index.add(pdfs).failed == []
     assert len(ids(tmp_path / "db")) == len(set(ids(tmp_path / "db"))) == 9
 
@@ -575,6 +590,7 @@ def test_paths_from_home(vl: Embedder, pdfs: Path, tmp_path: Path, monkeypatch: 
     assert is_index("~/db")
     assert len(PageIndex(Path("~/db"), vl)) == 9
     assert index.delete("~/pdfs/staff-handbook.pdf") == 5
+    assert local_path("~nobody-of-this-name/x.pdf") == Path("~nobody-of-this-name/x.pdf")
     assert list((tmp_path / "here").iterdir()) == []
 
 

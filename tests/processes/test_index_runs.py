@@ -187,7 +187,7 @@ def test_writers_at_the_same_time(kinds: list[str], tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["create", "write"])
 def test_makers_at_the_same_time(kind: str, tmp_path: Path) -> None:
     """Of processes that make an index, one does, and all write into it."""
-    folders = [tmp_path / str(number) for number in range(ROUNDS)]
+    folders = [tmp_path / str(number) for number in range(5 * ROUNDS)]
     said = at_once([kind] * 3, folders, lambda folder: None)
     for number, folder in enumerate(folders):
         store = PageStore.open(folder)

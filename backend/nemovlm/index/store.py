@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self, TypeVar
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
@@ -68,12 +69,12 @@ class PageStore:
 
     @staticmethod
     def exists(folder: Path) -> bool:
-        """Return whether there is a table in `folder`: not yet while another process is making it.
+        """Return whether there is a table in `folder`.
 
         Raises:
             IndexStorageError: The folder cannot be read.
         """
-        versions = folder / f"{_TABLE}.lance" / "_versions"
+        versions = _place(folder) / "_versions"
         with _storage(folder):
             return versions.is_dir() and any(path.suffix == ".manifest" for path in versions.iterdir())
 
@@ -101,12 +102,15 @@ class PageStore:
         schema = _schema(dimension).with_metadata({_META: json.dumps(dict(meta)).encode()})
         with _storage(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            try:
-                return cls(folder, _connect(folder).create_table(_TABLE, schema=schema))
-            except _RAISED:
-                if (store := cls.open(folder)) is None:
-                    raise
-                return store
+            # Of two processes that make it in place, LanceDB lets the second overwrite what the first has written.
+            with TemporaryDirectory(prefix=".making-", dir=folder) as making:
+                _connect(Path(making)).create_table(_TABLE, schema=schema)
+                try:
+                    _place(Path(making)).rename(_place(folder))
+                except OSError:
+                    if not cls.exists(folder):
+                        raise
+            return cls(folder, _connect(folder).open_table(_TABLE))
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add rows; a row with the `id` of one that is there takes its place."""
@@ -142,9 +146,11 @@ class PageStore:
             with self._use() as table:
                 search = table.search(vector, vector_column_name="vector").distance_type("cosine")
                 found = search.select(["id", *columns, "_distance"]).limit(limit).to_list()
-            once = list({row.pop("id"): row for row in reversed(found)}.values())[::-1]
+            once: dict[str, dict[str, Any]] = {}
+            for row in found:
+                once.setdefault(row.pop("id"), row)
             if len(once) >= k or len(found) < limit:
-                return [(1.0 - row.pop("_distance"), row) for row in once[:k]]
+                return [(1.0 - row.pop("_distance"), row) for row in list(once.values())[:k]]
             limit *= 2
 
     def delete(self, **equal: str) -> int:
@@ -162,6 +168,7 @@ class PageStore:
         It is the one at the highest address: the last written, unless fragments were joined meanwhile. Every step
         leaves each `id` there. Rows go by their address, which is never given to another row; so two processes that
         do this at once take out the same rows, and one that is killed leaves the rest for the next.
+        Reads the column `id` each time: a second for a million rows.
         """
         with self._use() as table:
             if not _has_key(table) and _can_set_key(table):
@@ -179,7 +186,7 @@ class PageStore:
                     self._attempt(partial(table.optimize, cleanup_older_than=_KEEP_VERSIONS))
 
     def examine(self) -> "Condition":
-        """Look at the state of the table, without writing. Reads the column `id`: a second for a million rows."""
+        """Look at the state of the table, without writing."""
         with self._use() as table:
             return Condition(
                 rows=table.count_rows(),
@@ -281,6 +288,10 @@ def _schema(dimension: int) -> Any:
         "vector": pa.list_(pa.float32(), dimension),
     }
     return pa.schema([key, *fields.items()])
+
+
+def _place(folder: Path) -> Path:
+    return folder / f"{_TABLE}.lance"
 
 
 def _connect(folder: Path) -> Any:

@@ -63,10 +63,10 @@ class Upstream:
         self.ever_answered |= problem.status is not None
         if problem.status in _BUSY_STATUSES and sent_at >= self.last_backoff_at:
             self.limit, self.last_backoff_at = max(1.0, self.limit / 2), now
-        if problem.retry_after is not None:
+        if problem.retry_after:
             self.cooldown_until = max(self.cooldown_until, now + problem.retry_after)
-        elif problem.status != TOO_MANY_REQUESTS and sent_at >= self.last_failure_at:
+        if problem.status != TOO_MANY_REQUESTS and sent_at >= self.last_failure_at:
             self.failures_in_a_row, self.last_failure_at = self.failures_in_a_row + 1, now
             over = self.failures_in_a_row - (1 if unreachable else _FAILURES_BEFORE_COOLDOWN)
             if over >= 0:
-                self.cooldown_until = now + min(MAX_WAIT, 2.0**over)
+                self.cooldown_until = max(self.cooldown_until, now + min(MAX_WAIT, 2.0 ** min(over, 9)))

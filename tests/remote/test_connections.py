@@ -85,7 +85,7 @@ async def test_proxies(server: FaultServer, call: Call, monkeypatch: pytest.Monk
     knobs = {"proxy": server.url} if how == "proxy" else {}
     with remote(base_url="http://model.test", **knobs) as embedder:
         assert all_right(await call(embedder, "embed", ["a"]), ["a"])
-    assert server.requests[0].target == "http://model.test/v1/embeddings"
+    assert server.sent[0].target == "http://model.test/v1/embeddings"
 
 
 async def test_a_proxy_without_the_server(server: FaultServer, call: Call) -> None:

@@ -103,7 +103,7 @@ async def test_a_redirect_is_reported(server: FaultServer, call: Call) -> None:
     assert isinstance(error, RequestRefusedError)
     assert "redirect to http://elsewhere.test" in str(error)
     assert KEY not in str(error)
-    assert len(server.requests) == 1
+    assert len(server.sent) == 1
 
 
 async def test_a_model_that_is_not_served(server: FaultServer, call: Call) -> None:
@@ -113,7 +113,7 @@ async def test_a_model_that_is_not_served(server: FaultServer, call: Call) -> No
         error = await error_of(call, embedder)
         assert isinstance(error, ModelNotServedError)
         assert "it serves: acme/one, acme/two" in str(error)
-        assert [request.method for request in server.requests] == ["POST", "GET"]
+        assert [request.target for request in server.requests] == ["/v1/models", "/v1/embeddings", "/v1/models"]
         server.models = [MODEL]
         server.always = says(404, {"detail": "Function not found for account"})
         error = await error_of(call, embedder)

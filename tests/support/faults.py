@@ -235,6 +235,11 @@ class FaultServer:
         return [request.json for request in self.posts]
 
     @property
+    def sent(self) -> list[Request]:
+        """All that came in, but for the list of models, by which a client sees at first what the server is."""
+        return [request for request in self.requests if not request.target.endswith("/v1/models")]
+
+    @property
     def posts(self) -> list[Request]:
         return [request for request in self.requests if request.method == "POST"]
 

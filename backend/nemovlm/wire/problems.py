@@ -1,8 +1,8 @@
 """What went wrong, read from a server's reply: every shape of error that NIMs and what stands before them have.
 
 Shapes: `{"error": "..."}` (hosted), `{"error": {"message": ...}}` (OpenAI), `{"object": "error", "message": ...}`
-(NIM 1.x), `{"detail": "..." | [{"loc", "msg"}] | null}` (FastAPI), RFC 9457 problems (NVCF), plain text and HTML. Gateways
-send them with status 200, too, and have the real one in the body.
+(NIM 1.x), `{"detail": "..." | [{"loc", "msg"}] | null}` (FastAPI), RFC 9457 problems (NVCF), plain text and HTML.
+Gateways send them with status 200, too, and have the real one in the body.
 """
 
 import html

@@ -47,7 +47,7 @@ def describe_failure(error: Exception) -> str:
     cause: BaseException | None = error
     while cause and not isinstance(cause, ssl.SSLCertVerificationError):
         cause = cause.__cause__ or cause.__context__
-    if cause is None:
+    if not isinstance(cause, ssl.SSLCertVerificationError):
         return said
     other = "; to trust it, pass the file of its authority as verify, or set SSL_CERT_FILE"
     return said + _CERTIFICATE_ADVICE.get(cause.verify_code, other)

@@ -84,8 +84,8 @@ class NimProtocol:
     def _refuse(self, vllm: str, others: str) -> None:
         if others:
             raise OtherServerError(
-                f"{vllm} is {VLLM} and {others} is not: they are asked in different ways, so make an Embedder for each, "
-                "that of the first with engine='vllm-server'"
+                f"{vllm} is {VLLM} and {others} is not: they are asked in different ways, so make an Embedder for "
+                "each, that of the first with engine='vllm-server'"
             )
         raise OtherServerError(
             f"{vllm} is {VLLM}, which takes no notice of input_type and embeds without prompts: pass "

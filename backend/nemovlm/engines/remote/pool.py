@@ -122,27 +122,29 @@ class UpstreamPool:
                 unreachable = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
                 upstream.record_failure(problem, sent_at, unreachable=unreachable)
                 raise RequestFailedError(problem) from error
-            problem = None
-            if reply.is_success and reply.status_code != httpx.codes.NO_CONTENT:
-                try:
-                    result = read(reply.content)
-                except ProtocolError as error:
-                    problem = self._problem(reply, upstream.address)
-                    if problem.status == reply.status_code:  # it does not say which failure it is
-                        raise type(error)(f"{error}{problem.message and f': {problem.message}'}") from None
+            try:
+                result = self._read(reply, upstream.address, read)
+            except RequestFailedError as failed:
+                if failed.problem.retryable:
+                    upstream.record_failure(failed.problem, sent_at)
                 else:
                     upstream.record_success()
-                    return result
-            problem = problem or self._problem(reply, upstream.address)
-            if problem.retryable:
-                upstream.record_failure(problem, sent_at)
-            else:
-                upstream.record_success()
-            raise RequestFailedError(problem)
+                raise
+            upstream.record_success()
+            return result
 
-    def _problem(self, reply: httpx.Response, address: Address) -> Problem:
+    def _read(self, reply: httpx.Response, address: Address, read: Callable[[bytes], T]) -> T:
+        unread: ProtocolError | None = None
+        if reply.is_success and reply.status_code != httpx.codes.NO_CONTENT:
+            try:
+                return read(reply.content)
+            except ProtocolError as error:
+                unread = error
         secrets = self._settings.secrets_for(address)
-        return read_problem(address.host, reply.status_code, reply.headers, reply.content, secrets)
+        problem = read_problem(address.host, reply.status_code, reply.headers, reply.content, secrets)
+        if unread and problem.status == reply.status_code:  # it is no failure by its status, nor by what is in it
+            raise type(unread)(f"{unread}: {problem.message}" if problem.message else str(unread))
+        raise RequestFailedError(problem)
 
     async def _exchange(self, address: Address, url: str, body: bytes) -> httpx.Response:
         headers = self._headers(address)

@@ -384,7 +384,18 @@ def test_any_retry_after(value: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["", "soon", "nan", "inf", "-inf", "0", "-5", "0.0", "Mon, 20 Nov 1995 19:12:08 +9999999999999999", "Mon, 20 Nov 99999 19:12:08 GMT"],
+    [
+        "",
+        "soon",
+        "nan",
+        "inf",
+        "-inf",
+        "0",
+        "-5",
+        "0.0",
+        "Mon, 20 Nov 1995 19:12:08 +9999999999999999",
+        "Mon, 20 Nov 99999 19:12:08 GMT",
+    ],
 )
 def test_retry_after_that_says_nothing(value: str) -> None:
     """What is no number, no date, or no time to wait, is as if it were not there."""
@@ -401,7 +412,18 @@ def test_retry_after_that_says_nothing(value: str) -> None:
     port=st.sampled_from(["", ":8000"]),
     prefix=st.lists(st.from_regex(r"[a-z][a-z0-9_-]{0,8}", fullmatch=True), max_size=3),
     end=st.sampled_from(
-        ["", "/", "//", "/v1", "/V1", "//v1//", "/v1/embeddings", "/v1/embeddings/", "/v1/models", "/v1/chat/completions/"]
+        [
+            "",
+            "/",
+            "//",
+            "/v1",
+            "/V1",
+            "//v1//",
+            "/v1/embeddings",
+            "/v1/embeddings/",
+            "/v1/models",
+            "/v1/chat/completions/",
+        ]
     ),
     around=st.sampled_from([" {}\n", '"{}"', " '{}' "]),
 )

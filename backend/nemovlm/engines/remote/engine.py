@@ -19,7 +19,7 @@ from nemovlm.engines.pipeline import Pipeline
 from nemovlm.engines.remote.discovery import hint_at_models
 from nemovlm.engines.remote.pool import UpstreamPool
 from nemovlm.engines.remote.retry import Deadline, RequestFailedError
-from nemovlm.errors import NemoVLMError, ProtocolError, RequestRefusedError
+from nemovlm.errors import NemoVLMError, ProtocolError
 from nemovlm.inputs import Item
 from nemovlm.models.card import ModelCard
 from nemovlm.settings import Settings
@@ -49,6 +49,8 @@ class _Trial(NamedTuple):
     without: frozenset[str] = frozenset()
     in_vain: bool = False
     """Whether leaving a field out was no help. Then no other is tried: the server may only quote what an item says."""
+    refusal: Problem | None = None
+    """What the last field was left out for."""
 
 
 _NOTHING_TRIED = _Trial()
@@ -129,8 +131,7 @@ class RemoteEngine(Generic[E]):
         self, items: Sequence[E], deadline: Deadline, retries: int, trial: _Trial = _NOTHING_TRIED
     ) -> list[Outcome]:
         """Answer for `items`, in one request if the server takes it, else in parts."""
-        without, in_vain = trial
-        problem: Problem | None = None
+        without, in_vain, refusal = trial
         field: str | None = None
         while True:
             request = self._protocol.request(items, without)
@@ -142,23 +143,27 @@ class RemoteEngine(Generic[E]):
             except ProtocolError as error:
                 return [ProtocolError(str(error)) for _ in items]
             else:
-                if _EMBEDDING_TYPE in without:  # that is what was refused, and floats are not what was asked for
-                    kind = self._settings.embedding_type
-                    return [
-                        RequestRefusedError(f"the server takes no embedding_type={kind!r}; leave it out") for _ in items
-                    ]
+                if refusal and (unmet := self._unmet(without, vectors[0].size)):
+                    refusal = replace(refusal, hint=f"; it answers without {unmet}: change that setting")
+                    return [refusal.error(item.modality) for item in items]
                 await self._protocol.check()
                 self._protocol.give_up(without)
                 share, rest = divmod(tokens, len(items))
                 return [Answer(vector, share + (index < rest)) for index, vector in enumerate(vectors)]
-            if problem and field and (field in latest.fields or not (latest.divisible or latest.retryable)):
-                without, in_vain = without - {field}, True  # the field was not it, so the refusal before stands
-            else:
-                problem = latest
+            problem = latest
+            if refusal and field and (field in latest.fields or not (latest.divisible or latest.retryable)):
+                problem, without, in_vain = refusal, without - {field}, True  # refused for something else
             field = None if in_vain else next((name for name in problem.fields if name in request.optional), None)
             if field is None:
-                return await self._isolate_bad_items(problem, items, deadline, _Trial(without, in_vain))
-            without |= {field}
+                return await self._isolate_bad_items(problem, items, deadline, _Trial(without, in_vain, refusal))
+            without, refusal = without | {field}, problem
+
+    def _unmet(self, without: Collection[str], size: int) -> str:
+        """Return the setting that vectors of `size` numbers, which came without some fields, do not do justice to."""
+        kind, dimensions = self._settings.embedding_type, self._settings.dimensions or 0
+        if _EMBEDDING_TYPE in without:  # they are floats
+            return f"embedding_type={kind!r}"
+        return f"dimensions={dimensions}" if size < dimensions else ""
 
     def _read(self, content: bytes, count: int, plain: bool) -> tuple[list[NDArray[np.float32]], int]:
         vectors, tokens = read_reply(content, count, "float" if plain else self._settings.embedding_type)

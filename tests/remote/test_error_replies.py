@@ -30,7 +30,7 @@ SHAPES: dict[str, object] = {
     "nvcf": {"type": "urn:x", "title": "Whatever", "status": 1, "detail": MESSAGE, "instance": "/", "requestId": "r-1"},
     "text": MESSAGE.encode(),
     "xml": f"<?xml version='1.0'?><Error><Code>Odd</Code><Message>{MESSAGE}</Message></Error>".encode(),
-    "html": f"<html><title>Oh &amp; no</title><style>p {{color: red}}</style><body><h1>{MESSAGE}</h1></body></html>".encode(),
+    "html": f"<title>Oh &amp; no</title><style>p {{color: red}}</style><h1>{MESSAGE}</h1>".encode(),
 }
 KINDS: list[tuple[int, type[NemoVLMError]]] = [
     (400, RequestRefusedError),

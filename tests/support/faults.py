@@ -209,6 +209,8 @@ class FaultServer:
         self.models: list[str] = [MODEL]
         self.owner = "nvidia"
         """Who its models belong to: what serves them writes its name there."""
+        self.ready = True
+        """Whether it has the route that NIMs say so with."""
         self.listing: Fault = honestly
         """Of the list of models."""
         self.dimension = DIMENSION
@@ -354,7 +356,7 @@ class FaultServer:
         if request.method == "GET" and path == "/v1/models":
             rows = [{"id": model, "object": "model", "owned_by": self.owner} for model in self.models]
             return self.listing(_json({"object": "list", "data": rows}))
-        if request.method == "GET" and path == "/v1/health/ready" and self.owner != "vllm":
+        if request.method == "GET" and path == "/v1/health/ready" and self.ready:
             return _json({"object": "health.response", "message": "ready", "ready": True})
         if request.method == "GET" and (name := path.removeprefix("/v2/nvcf/pexec/status/")) in self._kept:
             self.put_off[name] = self.put_off.get(name, 0) - 1

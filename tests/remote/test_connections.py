@@ -1,9 +1,7 @@
 """TLS, client certificates and proxies."""
 
 import re
-import shutil
 import ssl
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,39 +12,6 @@ from tests.support.faults import FaultServer, failing
 from tests.support.remote import TEXTS, Call, all_right, error_of, remote
 
 pytestmark = pytest.mark.timeout(60)
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an authority `ca.pem`, and certificates with their keys from it, such as `server.pem`.
-
-    That of `expired.pem` is no more valid, and that of `elsewhere.pem` is for another host. The folder `authorities`
-    has `ca.pem` as OpenSSL looks for it.
-    """
-    if not (openssl := shutil.which("openssl")):
-        pytest.skip("certificates are made with openssl")
-    folder = tmp_path_factory.mktemp("certificates")
-    (folder / "san").write_text("subjectAltName=IP:127.0.0.1\nauthorityKeyIdentifier=keyid\n")
-    key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
-    steps = [f"req -x509 {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=authority -addext keyUsage=keyCertSign"]
-    (folder / "elsewhere").write_text("subjectAltName=DNS:elsewhere.test\nauthorityKeyIdentifier=keyid\n")
-    names = ("server", "client", "expired", "elsewhere")
-    for name in names:
-        days, san = -1 if name == "expired" else 2, "elsewhere" if name == "elsewhere" else "san"
-        steps += [
-            f"req {key} -keyout {name}.key -out {name}.csr -subj /CN={name}",
-            f"x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out {name}.crt -days {days} "
-            f"-extfile {san}",
-        ]
-    (folder / "authorities").mkdir()
-    steps += ["x509 -in ca.pem -out authorities/ca.pem", "rehash authorities"]
-    for step in steps:
-        subprocess.run([openssl, *step.split()], cwd=folder, check=True, capture_output=True, timeout=60)
-    for name in names:
-        (folder / f"{name}.pem").write_bytes(
-            (folder / f"{name}.crt").read_bytes() + (folder / f"{name}.key").read_bytes()
-        )
-    return folder
 
 
 _TRUST = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")

@@ -73,7 +73,8 @@ class EmbedderFields(BaseModel):
     revision: str | None = None
     """The commit of the hub repository; by default the one that the catalogue pins."""
     engine: EngineName | None = None
-    """What embeds: `auto` takes a server if there is a `base_url`, else vLLM with a CUDA GPU, else torch."""
+    """What embeds: `auto` takes a server if there is a `base_url`, else vLLM with a CUDA GPU, else torch. Whether the
+    server is a NIM or vLLM's own is found out then; `nim` and `vllm-server` say it."""
     base_url: str | list[str] | None = None
     """The address of a remote engine, or several that share the load, in a list or separated by commas. Where it
     is set, `auto` means remote."""

@@ -114,6 +114,18 @@ async def test_a_refusal_behind_another(server: FaultServer, call: Call) -> None
     assert isinstance(error, InputTooLongError)
 
 
+async def test_a_text_that_looks_like_an_image(server: FaultServer, call: Call) -> None:
+    """A server that has to guess would take it for one: it alone gets an error, and no wrong vector."""
+    server.fields = FIELDS - {"modality"}
+    text = url_of(png())
+    with remote(server) as embedder:
+        for items in ([text], ["a", text, "b"]):
+            vectors, (error,) = await outcomes(call, embedder, items)
+            assert isinstance(error, RequestRefusedError)
+            assert all_right_but(vectors, items, {items.index(text)})
+        assert all_right(await call(embedder, "embed", ["a", png()]), ["a", text])
+
+
 async def test_a_role_that_cannot_be_told_otherwise(server: FaultServer, call: Call) -> None:
     """Where the model has no twin for the role, the refusal of `input_type` is the error, not the lack of the twin."""
     server.always = lambda honest: (

@@ -14,6 +14,7 @@ from nemovlm.settings import Settings
 _CONNECT_SECONDS = 10.0
 # Below the 60 seconds after which common proxies drop an idle connection.
 _IDLE_SECONDS = 30.0
+
 # httpx's own come first; then those of requests, which many have set for other clients.
 _CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
@@ -49,8 +50,8 @@ def describe_failure(error: Exception) -> str:
         cause = cause.__cause__ or cause.__context__
     if not isinstance(cause, ssl.SSLCertVerificationError):
         return said
-    other = "; to trust it, pass the file of its authority as verify, or set SSL_CERT_FILE"
-    return said + _CERTIFICATE_ADVICE.get(cause.verify_code, other)
+    unknown = "; to trust it, pass the file of its authority as verify, or set SSL_CERT_FILE"
+    return said + _CERTIFICATE_ADVICE.get(cause.verify_code, unknown)
 
 
 def _own_client(settings: Settings) -> httpx.AsyncClient:
@@ -90,9 +91,8 @@ def _certificates(settings: Settings) -> ssl.SSLContext:
     source, trusted = "verify", settings.verify
     if trusted is True:
         if not encrypted and not settings.cert:
-            return ssl.SSLContext(
-                ssl.PROTOCOL_TLS_CLIENT
-            )  # trusts nobody, and nobody is asked; the real one takes 50 ms
+            # It trusts nobody, and nobody is asked; the real one takes 50 ms.
+            return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         if name := next((name for name in _CERTIFICATE_VARIABLES if os.environ.get(name)), None):
             source, trusted = name, Path(os.environ[name])
     try:

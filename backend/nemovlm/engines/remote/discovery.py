@@ -24,7 +24,7 @@ _PRODUCTS = {
     "organization_owner": "LM Studio",
     "infinity": "Infinity",
 }
-"""Servers by whom they have their models owned by. None of them knows `input_type`, and none refuses it."""
+"""Servers by the owner that they name. None of them knows `input_type`, and none refuses it."""
 _NOBODY_THERE = frozenset({502, 503, 504})  # a gateway is, the server behind it is not
 
 
@@ -59,9 +59,9 @@ async def served_models(settings: Settings) -> list[ServedModel]:
 
 
 async def recognize(pool: UpstreamPool, address: Address) -> str | None:
-    """Return what a server is, by its products name: "" if it does not say, None if nobody is there (yet).
+    """Return what product a server is: "" if it does not say, None if nobody is there (yet).
 
-    What is asked for is the list of models: who serves them writes its name into it, as their owner.
+    It is asked for its models, as whose owner many servers name themselves.
     """
     try:
         async with asyncio.timeout(_HINT_SECONDS):
@@ -70,7 +70,7 @@ async def recognize(pool: UpstreamPool, address: Address) -> str | None:
                 return None
             owners = {model.owner for model in read_models(reply.content)} if reply.is_success else set()
             product = next((_PRODUCTS[owner] for owner in owners if owner in _PRODUCTS), "")
-            # A NIM may be made of vLLM, but vLLM has not this route.
+            # This route is a NIM's, whatever that is made of.
             return "" if product and (await pool.get("/health/ready", address)).is_success else product
     except ProtocolError:
         return ""

@@ -163,7 +163,7 @@ class RemoteEngine(Generic[E]):
         kind, dimensions = self._settings.embedding_type, self._settings.dimensions or 0
         if _EMBEDDING_TYPE in without:  # they are floats
             return f"embedding_type={kind!r}"
-        return f"dimensions={dimensions}" if size < dimensions else ""
+        return f"dimensions={dimensions}" if "dimensions" in without and size < dimensions else ""
 
     def _read(self, content: bytes, count: int, plain: bool) -> tuple[list[NDArray[np.float32]], int]:
         vectors, tokens = read_reply(content, count, "float" if plain else self._settings.embedding_type)

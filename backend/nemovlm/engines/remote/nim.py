@@ -107,6 +107,8 @@ class NimProtocol:
     def request(self, items: Sequence[NimItem], without: Collection[str] = ()) -> ServerRequest:
         """Return a request in the dialect that is known to be understood."""
         dialect, settings = replace(self._dialect, **dict.fromkeys(without, False)), self._settings
+        if mistakable := any(item.modality == "text" and b"data:image" in item.encoded for item in items):
+            dialect = replace(dialect, modality=True)  # a server that guesses would take the text for an image
         body = partial(
             request_body,
             items,
@@ -115,7 +117,8 @@ class NimProtocol:
             dimensions=settings.dimensions,
             embedding_type=settings.embedding_type,
         )
-        return ServerRequest(body, [name for name, sent in asdict(dialect).items() if sent])
+        optional = asdict(dialect) | ({"modality": False} if mistakable else {})
+        return ServerRequest(body, [name for name, sent in optional.items() if sent])
 
     def give_up(self, fields: Collection[str]) -> None:
         """Leave optional fields out from now on."""

@@ -1,5 +1,6 @@
 """TLS, client certificates and proxies."""
 
+import os
 import re
 import ssl
 import sys
@@ -30,9 +31,10 @@ def tls_of(certificate: Path) -> ssl.SSLContext:
     return context
 
 
-@pytest.mark.parametrize("verify", ["ca.pem", "authorities", "false", " False ", False])
-async def test_tls(call: Call, certificates: Path, verify: str | bool) -> None:
+@pytest.mark.parametrize("verify", ["ca.pem", "~/ca.pem", "authorities", "false", " False ", False])
+async def test_tls(call: Call, certificates: Path, monkeypatch: pytest.MonkeyPatch, verify: str | bool) -> None:
     """`verify` names the authority to trust, a folder of them, or is False for anybody."""
+    monkeypatch.setenv("HOME", str(certificates))
     with failing(tls=tls_of(certificates / "server.pem")) as server:
         path = verify and (certificates / verify)
         with remote(server, verify=path if path and path.exists() else verify) as embedder:
@@ -76,7 +78,8 @@ async def test_authorities_of_the_environment(
     call: Call, certificates: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """What httpx or requests would trust is trusted; a file that is not there is an error with the variable's name."""
-    monkeypatch.setenv(name, str(certificates / ("authorities" if name == "SSL_CERT_DIR" else "ca.pem")))
+    folders = os.pathsep.join([str(certificates), str(certificates / "authorities")])
+    monkeypatch.setenv(name, folders if name == "SSL_CERT_DIR" else str(certificates / "ca.pem"))
     with failing(tls=tls_of(certificates / "server.pem")) as server:
         with remote(server, verify=True) as embedder:
             assert all_right(await call(embedder, "embed", ["a"]), ["a"])

@@ -98,15 +98,16 @@ def _certificates(settings: Settings) -> ssl.SSLContext:
     try:
         if isinstance(trusted, bool):
             context = httpx.create_ssl_context(verify=trusted, trust_env=False)
-        elif trusted.is_dir():
-            context = ssl.create_default_context(capath=trusted)
+        elif all(Path(part).expanduser().is_dir() for part in str(trusted).split(os.pathsep)):
+            context = ssl.create_default_context(capath=os.path.expanduser(trusted))  # or several, as OpenSSL has it
         else:
-            context = ssl.create_default_context(cafile=trusted)
+            context = ssl.create_default_context(cafile=trusted.expanduser())
     except OSError as error:  # ssl.SSLError is one
         raise ConfigurationError(f"{source}={trusted} cannot be used: {one_line(error)}") from error
     try:
         if settings.cert:
-            context.load_cert_chain(*settings.cert if isinstance(settings.cert, tuple) else (settings.cert,))
+            file, key = settings.cert if isinstance(settings.cert, tuple) else (settings.cert, None)
+            context.load_cert_chain(file.expanduser(), key and key.expanduser())
     except OSError as error:
         raise ConfigurationError(f"cert={settings.cert} cannot be used: {one_line(error)}") from error
     return context

@@ -74,6 +74,19 @@ async def test_a_server_that_was_not_there_yet(server: FaultServer, call: Call) 
                 await call(embedder, "embed", ["a"])
 
 
+async def test_one_of_two_servers_that_was_not_there_yet(server: FaultServer, call: Call) -> None:
+    """One that joins the others late is asked as soon as it has given vectors, and they are not handed out."""
+    with failing() as late:
+        late.owner, late.ready = "vllm", False
+        late.stop()
+        with remote(server, late, max_batch_size=1) as embedder:
+            assert all_right(await call(embedder, "embed", TEXTS), TEXTS)
+            late.start()
+            server.clock.jump(server.clock.now() + 60)  # it was set aside
+            with pytest.raises(ConfigurationError, match=f"{late.host} is vLLM's own server and {server.host} is not"):
+                await call(embedder, "embed", TEXTS)
+
+
 async def test_a_server_that_is_down(call: Call) -> None:
     """That nobody can be asked what it is, is no error by itself."""
     with failing() as one, failing() as two:

@@ -36,7 +36,7 @@ class NimProtocol:
         self._card = card
         self._settings = settings
         self._escape = family_of(card.architecture).escape_special_tokens
-        self._unseen: list[Address] = []
+        self._unsure = [address for address in settings.addresses if not address.hosted]  # which may be vLLM's
         self._checking = asyncio.Lock()
         # What the servers understand of what has to be said, as far as it is known.
         self._dialect = Dialect(
@@ -50,26 +50,25 @@ class NimProtocol:
             OtherServerError: One is vLLM's.
         """
         self._pool = pool
-        self._unseen = await self._look([address for address in self._settings.addresses if not address.hosted])
+        await self._look(self._unsure)
 
     async def check(self) -> None:
-        """Ask those servers again, once, that were not there when the engine started.
+        """Ask those servers once more that were not there when the engine started, and have replied since.
 
         Raises:
             OtherServerError: One is vLLM's.
         """
         async with self._checking:
-            if self._unseen:
-                await self._look(self._unseen)
-                self._unseen = []
+            if here := [address for address in self._unsure if address in self._pool.serving]:
+                await self._look(here)
+                self._unsure = [address for address in self._unsure if address not in here]
 
-    async def _look(self, addresses: Sequence[Address]) -> list[Address]:
-        """Return those of `addresses` where nobody was there to be asked."""
+    async def _look(self, addresses: Sequence[Address]) -> None:
         products = await asyncio.gather(*(recognize(self._pool, address) for address in addresses))
         told = {address: product for address, product in zip(addresses, products, strict=True) if product is not None}
-        vllm = [address.host for address, product in told.items() if product == VLLM]
-        others = [address.host for address, product in told.items() if product != VLLM]
-        if vllm:
+        self._unsure = [address for address in self._unsure if told.get(address, VLLM) == VLLM]
+        if vllm := [address.host for address, product in told.items() if product == VLLM]:
+            others = [address.host for address in self._settings.addresses if address not in self._unsure]
             self._refuse(", ".join(vllm), ", ".join(others))
         for address, product in told.items():
             if product:
@@ -79,7 +78,6 @@ class NimProtocol:
                     address.host,
                     product,
                 )
-        return [address for address in addresses if address not in told]
 
     def _refuse(self, vllm: str, others: str) -> None:
         if others:

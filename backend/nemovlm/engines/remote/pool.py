@@ -56,6 +56,11 @@ class UpstreamPool:
         self._rate = AsyncLimiter(1, 60 / rate) if rate else None  # one at a time: spread evenly, never in a burst
         self._client = make_client(settings)
 
+    @property
+    def serving(self) -> set[Address]:
+        """The servers that do their work, or have done it."""
+        return {upstream.address for upstream in self._upstreams if upstream.ever_served}
+
     async def close(self) -> None:
         """Close all connections, unless the client is the user's own."""
         if self._client is not self._settings.http_client:

@@ -40,6 +40,8 @@ class Upstream:
     cooldown_until: float = 0.0
     ever_answered: bool = False
     """Whether it has ever replied, with whatever status."""
+    ever_served: bool = False
+    """Whether a reply was usable, or blamed the request."""
     last_problem: Problem | None = None
     clock: Clock = field(default_factory=Clock)
 
@@ -54,7 +56,7 @@ class Upstream:
 
     def record_success(self) -> None:
         """Take note of a usable reply, or of one that blames the request."""
-        self.ever_answered, self.failures_in_a_row = True, 0
+        self.ever_answered, self.ever_served, self.failures_in_a_row = True, True, 0
         self.limit = min(self.max_concurrency, self.limit + 1 / self.limit)
 
     def record_failure(self, problem: Problem, sent_at: float, *, unreachable: bool = False) -> None:

@@ -26,7 +26,7 @@ import numpy as np
 from nemovlm import runtime
 from nemovlm.chunking import Window, aiter_chunks, iter_chunks, weigh
 from nemovlm.engines.base import Outcome, normalize
-from nemovlm.engines.choice import choose_engine, placement
+from nemovlm.engines.choice import placement
 from nemovlm.engines.handle import EngineHandle
 from nemovlm.errors import EngineError, InputError, NemoVLMError
 from nemovlm.inputs import Embeddable, Item, Modality, Passage, Role, Truncate, Vector, Vectors, as_passage
@@ -171,7 +171,7 @@ class Embedder:
             EngineError: Only the server knows the model, and it cannot be asked.
         """
         settings, card = self.settings, self._handle.checkpoint.card
-        route = choose_engine(settings)
+        route = self._handle.route
         device, dtype = placement(route, settings)
         return Description(
             model=card.id,

@@ -73,7 +73,8 @@ class EmbedderFields(BaseModel):
     revision: str | None = None
     """The commit of the hub repository; by default the one that the catalogue pins."""
     engine: EngineName | None = None
-    """What embeds: `auto` takes a server if there is a `base_url`, else vLLM with a CUDA GPU, else torch."""
+    """What embeds: `auto` takes a server if there is a `base_url`, else vLLM with a CUDA GPU, else torch. Whether the
+    server is a NIM or vLLM's own is found out then; `nim` and `vllm-server` say it."""
     base_url: str | list[str] | None = None
     """The address of a remote engine, or several that share the load, in a list or separated by commas. Where it
     is set, `auto` means remote."""
@@ -114,7 +115,8 @@ class EmbedderFields(BaseModel):
     headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
     """Sent with every request."""
     verify: bool | Path | None = None
-    """False trusts any certificate of a server; a path trusts those of this CA file alone."""
+    """False trusts any certificate of a server; a path trusts those of this CA file, or folder of them, alone. Default:
+    SSL_CERT_FILE, SSL_CERT_DIR, REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE of the environment, else what certifi has."""
     cert: Path | tuple[Path, Path] | None = None
     """A client certificate: a PEM file with its key, or the two files."""
     proxy: str | None = Field(default=None, exclude=True, repr=False)
@@ -129,6 +131,16 @@ class EmbedderFields(BaseModel):
     http_client: Any = Field(default=None, exclude=True, repr=False)
     """An `httpx.AsyncClient`, or a function that makes one. Then timeouts, proxy and certificates are its own, and
     one that was passed as such is not closed and must not be used elsewhere."""
+
+    @field_validator("verify", mode="before")
+    @classmethod
+    def _truth(cls, value: object) -> object:
+        return {"true": True, "false": False}.get(value.strip().lower(), value) if isinstance(value, str) else value
+
+    @field_validator("headers")
+    @classmethod
+    def _without_blanks(cls, headers: dict[str, str] | None) -> dict[str, str] | None:
+        return headers and {name.strip(): value.strip() for name, value in headers.items()}
 
     @field_validator("cache", "http_client")
     @classmethod
@@ -212,16 +224,16 @@ class Settings(BaseSettings, EmbedderFields):
     def addresses(self) -> tuple[Address, ...]:
         """The servers of a remote engine."""
         urls = self.base_url.split(",") if isinstance(self.base_url, str) else self.base_url or ()
-        return tuple(parse_address(url) for url in urls if url.strip())
+        return tuple(dict.fromkeys(parse_address(url) for url in urls if url.strip()))
 
     def key_for(self, address: Address) -> str | None:
         """Return the key that a server is to get, if any."""
-        key = self.api_key or (self.hosted_api_key if address.hosted else None)
-        return key.get_secret_value() if key else None
+        return _bare(self.api_key) or (_bare(self.hosted_api_key) if address.hosted else "") or None
 
     def secrets_for(self, address: Address) -> list[str]:
         """Return what a server gets and must not be shown: its key, and what the headers hold."""
-        sent = [self.key_for(address) or "", *(self.headers or {}).values()]
+        headers = (self.headers or {}).values()
+        sent = [self.key_for(address) or "", *headers, *(value.rpartition(" ")[2] for value in headers)]
         return [secret for secret in sent if len(secret) >= _SHORTEST_SECRET]
 
     @model_validator(mode="after")
@@ -229,8 +241,8 @@ class Settings(BaseSettings, EmbedderFields):
         if self.engine == "nim" and not self.base_url:
             # The record is frozen for its users; here it is still being made.
             object.__setattr__(self, "base_url", os.environ.get("NVIDIA_BASE_URL") or HOSTED_URL)
-        for key in (self.api_key, self.hosted_api_key):
-            if key and not (key.get_secret_value().isascii() and key.get_secret_value().isprintable()):
+        for key in (_bare(self.api_key), _bare(self.hosted_api_key)):
+            if not (key.isascii() and key.isprintable()):
                 raise ConfigurationError("the API key has characters in it that no key has; was it pasted whole?")
         if self.engine_options and (self.remote or self.engine == "transformers"):
             other = "a server" if self.remote else self.engine
@@ -254,6 +266,13 @@ class Settings(BaseSettings, EmbedderFields):
         for name in ("max_tokens", "max_tiles"):
             if getattr(self, name) is not None:
                 raise ConfigurationError(f"{name} is for a local engine; a server has limits of its own")
+
+
+def _bare(key: SecretStr | None) -> str:
+    """Return a key without what files, quotes and headers leave around it."""
+    given = key.get_secret_value().strip().strip("'\"") if key else ""
+    scheme, _, rest = given.partition(" ")
+    return (rest if scheme.lower() == "bearer" else given).strip()
 
 
 def _validation_message(detail: Any) -> str:

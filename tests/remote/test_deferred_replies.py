@@ -15,11 +15,11 @@ async def test_a_reply_that_is_put_off(server: FaultServer, call: Call, waits: i
     server.put_off["abc-123"] = waits
     with remote(server, api_key=KEY) as embedder:
         assert all_right(await call(embedder, "embed", TEXTS), TEXTS)
-    _, *others = server.requests
+    _, *others = server.sent
     assert [(request.method, request.target) for request in others] == [("GET", "/v2/nvcf/pexec/status/abc-123")] * (
         waits + 1
     )
-    assert {request.headers["authorization"] for request in server.requests} == {f"Bearer {KEY}"}
+    assert {request.headers["authorization"] for request in server.sent} == {f"Bearer {KEY}"}
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ async def test_a_reply_that_is_put_off_nobody_knows_where(
         error = await error_of(call, embedder)
     assert "NVCF-REQID" in str(error)
     assert error.status == 202
-    assert len(server.requests) == 1
+    assert len(server.sent) == 1
 
 
 async def test_a_reply_that_is_put_off_for_ever(server: FaultServer, call: Call) -> None:

@@ -1,6 +1,7 @@
 """What a server says when it refuses, in every shape that servers have for it, becomes the right error."""
 
 import pickle
+from dataclasses import replace
 
 import pytest
 
@@ -9,12 +10,13 @@ from nemovlm.errors import (
     InputError,
     ModelNotServedError,
     NemoVLMError,
+    ProtocolError,
     RateLimitedError,
     RequestRefusedError,
     ServerError,
 )
 from tests.support.faults import MODEL, FaultServer, says
-from tests.support.remote import KEY, TEXTS, Call, error_of, outcomes, remote
+from tests.support.remote import KEY, TEXTS, Call, all_right, error_of, outcomes, remote
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -27,7 +29,8 @@ SHAPES: dict[str, object] = {
     "fastapi list": {"detail": [{"type": "some_error", "loc": ["body", "truncate"], "msg": MESSAGE, "input": "x"}]},
     "nvcf": {"type": "urn:x", "title": "Whatever", "status": 1, "detail": MESSAGE, "instance": "/", "requestId": "r-1"},
     "text": MESSAGE.encode(),
-    "html": f"<html><style>p {{color: red}}</style><body><h1>{MESSAGE}</h1></body></html>".encode(),
+    "xml": f"<?xml version='1.0'?><Error><Code>Odd</Code><Message>{MESSAGE}</Message></Error>".encode(),
+    "html": f"<title>Oh &amp; no</title><style>p {{color: red}}</style><h1>{MESSAGE}</h1>".encode(),
 }
 KINDS: list[tuple[int, type[NemoVLMError]]] = [
     (400, RequestRefusedError),
@@ -36,15 +39,22 @@ KINDS: list[tuple[int, type[NemoVLMError]]] = [
     (403, AuthenticationError),
     (404, ModelNotServedError),
     (405, RequestRefusedError),
+    (407, AuthenticationError),
     (409, RequestRefusedError),
     (410, RequestRefusedError),
     (413, InputError),
+    (415, RequestRefusedError),
+    (421, RequestRefusedError),
     (422, RequestRefusedError),
+    (425, ServerError),
     (429, RateLimitedError),
     (451, RequestRefusedError),
     (500, ServerError),
     (501, ServerError),
     (503, ServerError),
+    (520, ServerError),
+    (530, ServerError),
+    (599, ServerError),
 ]
 
 
@@ -103,7 +113,7 @@ async def test_a_redirect_is_reported(server: FaultServer, call: Call) -> None:
     assert isinstance(error, RequestRefusedError)
     assert "redirect to http://elsewhere.test" in str(error)
     assert KEY not in str(error)
-    assert len(server.requests) == 1
+    assert len(server.sent) == 1
 
 
 async def test_a_model_that_is_not_served(server: FaultServer, call: Call) -> None:
@@ -113,7 +123,7 @@ async def test_a_model_that_is_not_served(server: FaultServer, call: Call) -> No
         error = await error_of(call, embedder)
         assert isinstance(error, ModelNotServedError)
         assert "it serves: acme/one, acme/two" in str(error)
-        assert [request.method for request in server.requests] == ["POST", "GET"]
+        assert [request.target for request in server.requests] == ["/v1/models", "/v1/embeddings", "/v1/models"]
         server.models = [MODEL]
         server.always = says(404, {"detail": "Function not found for account"})
         error = await error_of(call, embedder)
@@ -126,3 +136,64 @@ def test_a_hint_is_no_condition(server: FaultServer) -> None:
     server.paths = ("/other/embeddings",)
     with remote(server, base_url=f"{server.url}/nowhere") as embedder, pytest.raises(ModelNotServedError):
         embedder.embed(["a"])
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"data": None, "error": f"{MESSAGE}, {KEY}"}, f"no list of embeddings: {MESSAGE}, ***"),
+        ({"message": MESSAGE}, MESSAGE),
+        ([{"error": MESSAGE}], MESSAGE),
+        (MESSAGE, MESSAGE),
+        (f"<html><head><title>Sign in &amp; out</title></head><p>{MESSAGE}".encode(), f"Sign in & out {MESSAGE}"),
+        (f"<Error>{MESSAGE}</Error>".encode(), MESSAGE),
+        (MESSAGE.encode(), MESSAGE),
+        (b"", r"no JSON (0 bytes)"),
+    ],
+)
+async def test_no_embeddings_and_status_200(server: FaultServer, call: Call, body: object, words: str) -> None:
+    """The server's own words are told, without what is secret, for vectors as for the list of models."""
+    server.always = server.listing = says(200, body)
+    with remote(server, max_retries=0, api_key=KEY) as embedder:
+        error = await error_of(call, embedder)
+        assert isinstance(error, ProtocolError)
+        assert words in str(error)
+        if words and body:
+            with pytest.raises(ProtocolError) as raised:
+                embedder.available_models()
+            assert words.removeprefix("no list of embeddings: ") in str(raised.value)
+    assert KEY not in f"{error}{raised.value if body else ''}"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "attempts"),
+    [
+        (401, AuthenticationError, 1),
+        (402, RequestRefusedError, 1),
+        ("404", ModelNotServedError, 1),
+        (429, RateLimitedError, 1),
+        ("503", ServerError, 3),
+    ],
+)
+async def test_a_status_in_a_reply_of_status_200(
+    server: FaultServer, call: Call, status: object, kind: type[NemoVLMError], attempts: int
+) -> None:
+    """The error in it counts as if it had come with its own status, repetitions and Retry-After included."""
+    server.always = says(
+        200, {"error": {"message": MESSAGE, "code": status}}, Retry_After="99" if status == 429 else "1"
+    )
+    with remote(server, max_retries=2, deadline=90) as embedder:
+        error = await error_of(call, embedder)
+    assert (type(error), error.status) == (kind, int(str(status)))
+    assert MESSAGE in str(error)
+    assert len(server.posts) == attempts
+
+
+@pytest.mark.parametrize("status", [201, 203, 206])
+async def test_other_statuses_of_success(server: FaultServer, call: Call, status: int) -> None:
+    """Vectors are vectors, and nothing is nothing."""
+    server.script += [lambda honest: replace(honest, status=status), says(204)]
+    with remote(server) as embedder:
+        assert all_right(await call(embedder, "embed", TEXTS), TEXTS)
+        error = await error_of(call, embedder)
+    assert (type(error), error.status) == (ProtocolError, 204)

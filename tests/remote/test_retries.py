@@ -1,12 +1,13 @@
 """What is worth repeating is repeated, as often and as late as it should be; nothing else is."""
 
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
 
 from nemovlm.errors import NemoVLMError, ProtocolError, RateLimitedError, ServerError
-from tests.support.faults import PASSING, Fault, FaultServer, failing, half, held, honestly, reset, says
+from tests.support.faults import LASTING, PASSING, Fault, FaultServer, failing, half, held, honestly, reset, says
 from tests.support.remote import TEXTS, Call, all_right, error_of, remote
 
 pytestmark = pytest.mark.timeout(60)
@@ -104,3 +105,22 @@ def test_retry_after_as_a_date(server: FaultServer) -> None:
         assert all_right(embedder.embed(["a"]), ["a"])
     first, second = (post.time for post in server.posts)
     assert 90 < second - first < 110
+
+
+@pytest.mark.parametrize("fault", LASTING.values(), ids=LASTING)
+@pytest.mark.parametrize("others", [0, 1])
+def test_nobody_is_asked_without_a_pause(fault: Fault, others: int) -> None:
+    """Whatever a server says, waits grow: a few requests in ten seconds, and fewer later, however many are allowed."""
+    with ExitStack() as stack:
+        servers = [stack.enter_context(failing()) for _ in range(1 + others)]
+        for server in servers:
+            server.put_off["never"] = 10**9
+        embedder = stack.enter_context(remote(*servers, max_retries=10**6, deadline=300.0))
+        for _ in servers:
+            embedder.embed(["warm"])
+        servers[0].always = fault
+        for server in servers[1:]:
+            server.always = says(503, {"error": "busy"})
+        assert list(embedder.stream(["text"], on_error="skip")) == [None]
+    assert sum(server.most_within(10) for server in servers) <= 12
+    assert sum(len(server.requests) for server in servers) <= 100

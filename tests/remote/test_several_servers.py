@@ -122,7 +122,7 @@ async def test_each_server_is_asked_for_its_own_late_reply(call: Call) -> None:
         with remote(one, two, max_batch_size=64) as embedder:
             assert all_right(await call(embedder, "embed", TEXTS), TEXTS)
         for server in (one, two):
-            assert len(server.requests) == 2 * len(server.posts)
+            assert len(server.sent) == 2 * len(server.posts)
 
 
 def test_all_servers_are_down() -> None:

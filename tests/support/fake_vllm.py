@@ -113,7 +113,7 @@ class FakeVllm:
         if path == "/v1/models":
             return {
                 "object": "list",
-                "data": [{"id": self.model, "root": str(self.folder), "max_model_len": self.limit}],
+                "data": [{"id": self.model, "root": str(self.folder), "max_model_len": self.limit, "owned_by": "vllm"}],
             }
         if path not in {"/tokenize", "/v1/embeddings"} or (path == "/tokenize" and not self.tokenize):
             raise Refusal(404, "Not Found")

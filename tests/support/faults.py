@@ -15,6 +15,7 @@ import socket
 import ssl
 import struct
 import threading
+from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -177,6 +178,22 @@ PASSING: dict[str, list[Fault]] = {
 """Failures that are worth a repetition, each as often as it is listed."""
 
 
+LASTING: dict[str, Fault] = {
+    **{status: says(int(status)) for status in ("408", "425", "429", "500", "502", "503", "504", "522", "598")},
+    **{
+        f"{status}, {after}": says(status, {"error": "later"}, Retry_After=after)
+        for status in (429, 503)
+        for after in ("0", "-1", "0.001", "1", "nan", "soon", "Mon, 20 Nov 1995 19:12:08 GMT")
+    },
+    "429 in a 200": says(200, {"error": {"message": "later", "code": 429}}, Retry_After="0"),
+    "reset": reset(),
+    "reset in the body": reset(3000),
+    "no JSON": half,
+    "put off": says(202, b"", NVCF_REQID="never"),
+}
+"""Failures that are repeated until the end of all patience."""
+
+
 class FaultServer:
     """The server. Everything may be changed while it runs; everything that came in is on record.
 
@@ -190,6 +207,12 @@ class FaultServer:
         self.script: deque[Fault] = deque()
         self.always: Fault = honestly
         self.models: list[str] = [MODEL]
+        self.owner = "nvidia"
+        """Who its models belong to: what serves them writes its name there."""
+        self.ready = True
+        """Whether it has the route that NIMs say so with."""
+        self.listing: Fault = honestly
+        """Of the list of models."""
         self.dimension = DIMENSION
         self.fields = FIELDS
         self.encodings = ("float", "base64")
@@ -235,6 +258,11 @@ class FaultServer:
         return [request.json for request in self.posts]
 
     @property
+    def sent(self) -> list[Request]:
+        """All that came in, but for the list of models, by which a client sees at first what the server is."""
+        return [request for request in self.requests if not request.target.endswith("/v1/models")]
+
+    @property
     def posts(self) -> list[Request]:
         return [request for request in self.requests if request.method == "POST"]
 
@@ -242,6 +270,11 @@ class FaultServer:
     def contents(self) -> Counter[str]:
         """How often each string was sent."""
         return Counter(content for body in self.asked for content in body["input"])
+
+    def most_within(self, seconds: float) -> int:
+        """Return how many requests came within so many seconds at the most, by the clock of its clients."""
+        times = sorted(request.time for request in self.requests)
+        return max((bisect_right(times, time + seconds) - index for index, time in enumerate(times)), default=0)
 
     # Life
 
@@ -321,8 +354,9 @@ class FaultServer:
                 self._kept[name] = self._embeddings(request)
             return reply
         if request.method == "GET" and path == "/v1/models":
-            return _json({"object": "list", "data": [{"id": model, "object": "model"} for model in self.models]})
-        if request.method == "GET" and path == "/v1/health/ready":
+            rows = [{"id": model, "object": "model", "owned_by": self.owner} for model in self.models]
+            return self.listing(_json({"object": "list", "data": rows}))
+        if request.method == "GET" and path == "/v1/health/ready" and self.ready:
             return _json({"object": "health.response", "message": "ready", "ready": True})
         if request.method == "GET" and (name := path.removeprefix("/v2/nvcf/pexec/status/")) in self._kept:
             self.put_off[name] = self.put_off.get(name, 0) - 1

@@ -11,6 +11,7 @@ from nemovlm.errors import (
     ConfigurationError,
     UnknownModelError,
 )
+from nemovlm.settings import Settings
 
 
 def test_the_constructor_does_nothing_yet(vl_folder: Path) -> None:
@@ -78,3 +79,44 @@ def test_the_environment_is_read(vl_folder: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("NEMOVLM_DIMENSIONS", "many")
     with pytest.raises(ConfigurationError, match="from NEMOVLM_DIMENSIONS"):
         Embedder()
+
+
+@pytest.mark.parametrize(
+    "key", ["sk-1234", "sk-1234\r\n", " sk-1234 ", "Bearer sk-1234", "bearer  sk-1234\n", "'sk-1234'"]
+)
+def test_a_key_as_files_and_people_have_it(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """What stands around it is no part of it, wherever it comes from, and what a server echoes is hidden."""
+    monkeypatch.setenv("NVIDIA_API_KEY", key)
+    for settings in (
+        Settings.from_kwargs(base_url="http://host", api_key=key),
+        Settings.from_kwargs(engine="nim"),
+    ):
+        (address,) = settings.addresses
+        assert settings.key_for(address) == "sk-1234"
+        assert settings.secrets_for(address) == ["sk-1234"]
+    with pytest.raises(ConfigurationError, match="was it pasted whole"):
+        Settings.from_kwargs(base_url="http://host", api_key="sk-1\n234")
+
+
+def test_headers_as_people_have_them() -> None:
+    """Blanks and line ends around them are not sent; a key in one is hidden, with the word before it or without."""
+    settings = Settings.from_kwargs(base_url="http://host", headers={" X-Key ": "Token s3cret-123\r\n"})
+    assert settings.headers == {"X-Key": "Token s3cret-123"}
+    assert settings.secrets_for(settings.addresses[0]) == ["Token s3cret-123", "s3cret-123"]
+
+
+@pytest.mark.parametrize(
+    ("given", "verify"),
+    [("true", True), (" False ", False), ("1", True), ("0", False), ("ca.pem", Path("ca.pem")), (None, True)],
+)
+def test_verify_from_the_environment(monkeypatch: pytest.MonkeyPatch, given: str | None, verify: object) -> None:
+    """Words for yes and no are no paths."""
+    if given is not None:
+        monkeypatch.setenv("NEMOVLM_VERIFY", given)
+    assert Settings.from_kwargs(base_url="http://host").verify == verify
+
+
+def test_an_address_that_is_given_twice_is_one_server() -> None:
+    """Whatever its spelling."""
+    settings = Settings.from_kwargs(base_url='"http://host:8000, HTTP://Host:8000/v1/"')
+    assert [address.base for address in settings.addresses] == ["http://host:8000/v1"]

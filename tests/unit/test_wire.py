@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from nemovlm.engines.remote.retry import backoff
 from nemovlm.engines.remote.upstream import Upstream
-from nemovlm.errors import ConfigurationError, InputTooLongError, NemoVLMError, ProtocolError
+from nemovlm.errors import ConfigurationError, EngineError, InputTooLongError, NemoVLMError, ProtocolError
 from nemovlm.images import Encoded
 from nemovlm.wire.address import parse_address
 from nemovlm.wire.batching import next_request
@@ -130,10 +130,23 @@ def test_rows_come_back_in_the_order_of_the_request(count: int, size: int, data:
 @given(indexes=st.lists(st.integers(-1, 5) | st.none() | st.booleans() | st.floats(0, 5), min_size=1, max_size=5))
 def test_rows_that_are_numbered_wrong(indexes: list[object]) -> None:
     """Unless the indexes are 0 to n-1, each once and integers, nothing is taken."""
-    assume(sorted(map(str, indexes)) != sorted(map(str, range(len(indexes)))))
+    assume(sorted(map(str, indexes)) != sorted(map(str, range(len(indexes)))) and indexes != [None])
     rows = [{"index": index, "embedding": [1.0]} for index in indexes]
     with pytest.raises(ProtocolError):
         read_reply(json.dumps({"data": rows}).encode(), len(indexes))
+
+
+def test_fields_that_are_null() -> None:
+    """What nobody needs may be null or not there, and the number of a row where there is one alone."""
+    row: dict[str, object] = {"index": None, "embedding": [1.0, 2.0], "object": None, "new": {}}
+    reply = {"data": [row], "model": None, "usage": None, "id": None}
+    vectors, tokens = read_reply(json.dumps(reply).encode(), 1)
+    assert (vectors[0].tolist(), tokens) == ([1.0, 2.0], 0)
+    for wrong in ({"data": None}, {"data": [None]}, {"data": [row | {"embedding": None}]}, {"data": [row, row]}):
+        with pytest.raises(ProtocolError):
+            read_reply(json.dumps(wrong).encode(), len(wrong["data"] or [0]))
+    models = {"data": [{"id": "a", "root": None, "owned_by": None}, {"id": None}, {"id": "a"}]}
+    assert [model.id for model in read_models(json.dumps(models).encode())] == ["a"]
 
 
 @settings(deadline=None)
@@ -254,11 +267,9 @@ def test_any_reply_is_a_problem(status: int, content: bytes, key: str, before: s
         b"<style " * 14_000,
         b"<style <script " * 7_000,
         b"<" * 100_000,
-        b"extra_forbidden " * 6_000,
-        b"extra_forbidden loc body" + b" " * 99_000,
-        b"extra_forbidden " + b"loc body " * 11_000,
-        b"unexpected" + b" " * 99_000,
-        b"modality" + b" " * 99_000,
+        b"modality " * 11_000,
+        b"input" * 20_000,
+        b"&amp;" * 20_000,
         b"bearer " * 14_000,
         b"data:" * 20_000,
         b"data:" + b"a" * 99_000,
@@ -284,29 +295,48 @@ def test_places_that_are_none(loc: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "field"),
+    ("body", "fields"),
     [
-        ("This model does not support 'dimensions', but a value of '2048' was provided.", "dimensions"),
-        ("detail={'type':'extra_forbidden','loc':('body','modality'),'msg':'Extra inputs'}", "modality"),
-        ("'input_type' parameter is required for asymmetric models", "input_type"),
-        ("encoding_format must be one of ['float']", "encoding_format"),
-        ("encoding_format: unsupported encoding_format 'base64'", "encoding_format"),
-        ("dimensions is more than 2048", None),
-        ("modality 'sound' is none", None),
-        ("the input is too long", None),
-        ("this text speaks of modality and of dimensions", None),
+        ({"error": "This model does not support 'dimensions', but a value of '2048' was provided."}, ["dimensions"]),
+        ({"error": "detail={'type':'extra_forbidden','loc':('body','modality'),'msg':'Extra inputs'}"}, ["modality"]),
+        ({"message": "Argument `encoding_format` not understood"}, ["encoding_format"]),
+        ({"error": "Encoding format base64: no"}, ["encoding_format"]),
+        ({"error": "inputType? embedding-type? Modalities?"}, ["input_type", "embedding_type", "modality"]),
+        ({"detail": [{"loc": ["body", "modality"], "msg": "what is input_type to you"}]}, ["modality", "input_type"]),
+        ({"error": {"message": "neither dimensions nor this", "param": "modality"}}, ["modality", "dimensions"]),
+        ({"detail": [{"loc": ["body", "input", 0], "msg": "modality is not supported", "input": "modality"}]}, []),
+        ({"detail": [{"loc": ["body"], "msg": "no", "input": {"dimensions": 5}}]}, []),
+        ({"error": "the input is too long for embedding_dimensions_of_mine"}, []),
     ],
 )
-def test_fields_that_are_refused(said: str, field: str | None) -> None:
-    """Words that say so are told from words that speak of a field's value."""
-    assert read_problem("host", 400, {}, json.dumps({"error": said}).encode(), []).refused_field == field
-    assert read_problem("host", 403, {}, json.dumps({"error": said}).encode(), []).refused_field is None
+def test_fields_that_a_refusal_names(body: object, fields: list[str]) -> None:
+    """In whatever words: those first that stand where a server names fields. What an item is blamed for is not read."""
+    content = json.dumps(body).encode()
+    assert list(read_problem("host", 422, {}, content, []).fields) == fields
+    assert not read_problem("host", 403, {}, content, []).fields
 
 
-def test_words_of_an_item_refuse_no_field() -> None:
-    """A text that a server quotes in blaming it changes nothing about how others are sent."""
-    detail = {"loc": ["body", "input", 0], "msg": "odd", "input": "modality is not supported"}
-    assert read_problem("host", 422, {}, json.dumps({"detail": [detail]}).encode(), []).refused_field is None
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"error": {"message": "no credits", "code": 402}}, 402),
+        ({"error": {"message": "slow down", "status": "429"}}, 429),
+        ({"message": "no", "statusCode": 503}, 503),
+        ([{"error": {"code": 401, "message": "no"}}], 401),
+        ({"error": {"message": "no", "code": "4020"}}, 200),
+        ({"error": {"message": "no", "code": 7}, "status": "error"}, 200),
+        ({"error": "no", "code": None}, 200),
+        ("no", 200),
+        ([], 200),
+    ],
+)
+def test_an_error_in_a_reply_of_status_200(body: object, status: int) -> None:
+    """The status that stands in it is the one that counts, with what belongs to it."""
+    problem = read_problem("host", 200, {"retry-after": "7"}, json.dumps(body).encode(), [])
+    assert problem.status == status
+    assert problem.retry_after == (7 if status in {429, 503} else None)
+    assert read_problem("host", 400, {}, json.dumps(body).encode(), []).status == 400
+    assert isinstance(problem.error("text"), EngineError)
 
 
 @pytest.mark.parametrize(
@@ -334,31 +364,42 @@ def test_long_words_are_cut() -> None:
 # When to come back
 
 
-@given(seconds=st.integers(0, 10**6))
+@given(seconds=st.integers(1, 10**6))
 def test_retry_after_a_number_or_a_date(seconds: int) -> None:
-    """Both spellings of Retry-After mean the same; a date that has passed means now."""
+    """Both spellings of Retry-After mean the same; a date that has passed asks for nothing."""
     now = datetime(2030, 1, 1, tzinfo=UTC)
     for zone in (UTC, None):
         date = format_datetime((now + timedelta(seconds=seconds)).replace(tzinfo=zone))
         assert retry_after({"retry-after": date}, now) == seconds
     assert retry_after({"retry-after": f" {seconds} "}) == seconds
-    assert retry_after({"retry-after": format_datetime(now - timedelta(seconds=seconds))}, now) == 0
+    assert retry_after({"retry-after": format_datetime(now - timedelta(seconds=seconds))}, now) is None
 
 
 @given(value=st.text(max_size=40) | st.from_regex(r"[A-Z][a-z]{2}, \d+ Nov \d+ \d+:\d+:\d+ [+-]\d+", fullmatch=True))
 def test_any_retry_after(value: str) -> None:
     """It is a number of seconds, or it is not there."""
     seconds = retry_after({"retry-after": value})
-    assert seconds is None or 0 <= seconds < float("inf")
+    assert seconds is None or 0 < seconds < float("inf")
 
 
 @pytest.mark.parametrize(
     "value",
-    ["", "soon", "nan", "inf", "-inf", "Mon, 20 Nov 1995 19:12:08 +9999999999999999", "Mon, 20 Nov 99999 19:12:08 GMT"],
+    [
+        "",
+        "soon",
+        "nan",
+        "inf",
+        "-inf",
+        "0",
+        "-5",
+        "0.0",
+        "Mon, 20 Nov 1995 19:12:08 +9999999999999999",
+        "Mon, 20 Nov 99999 19:12:08 GMT",
+    ],
 )
 def test_retry_after_that_says_nothing(value: str) -> None:
-    """What is neither a number nor a date is as if it were not there; what lies in the past is now."""
-    assert retry_after({"retry-after": value}) in ({0.0} if value == "-inf" else {None})
+    """What is no number, no date, or no time to wait, is as if it were not there."""
+    assert retry_after({"retry-after": value}) is None
     assert retry_after({}) is None
 
 
@@ -370,18 +411,48 @@ def test_retry_after_that_says_nothing(value: str) -> None:
     host=st.sampled_from(["localhost", "10.0.0.7", "[::1]", "nim.example.com"]),
     port=st.sampled_from(["", ":8000"]),
     prefix=st.lists(st.from_regex(r"[a-z][a-z0-9_-]{0,8}", fullmatch=True), max_size=3),
-    end=st.sampled_from(["", "/", "/v1", "/v1/", "/v1/embeddings", "/v1/embeddings/"]),
+    end=st.sampled_from(
+        [
+            "",
+            "/",
+            "//",
+            "/v1",
+            "/V1",
+            "//v1//",
+            "/v1/embeddings",
+            "/v1/embeddings/",
+            "/v1/models",
+            "/v1/chat/completions/",
+        ]
+    ),
+    around=st.sampled_from([" {}\n", '"{}"', " '{}' "]),
 )
-def test_spellings_of_an_address(scheme: str, host: str, port: str, prefix: list[str], end: str) -> None:
+def test_spellings_of_an_address(scheme: str, host: str, port: str, prefix: list[str], end: str, around: str) -> None:
     """All spellings of one server are one address."""
     assume("embeddings" not in prefix and "v1" not in prefix)
     root = "/".join([f"{scheme}://{host}{port}", *prefix])
-    address = parse_address(f" {root}{end}\n")
+    address = parse_address(around.format(root + end))
     assert address.embeddings == f"{root}/v1/embeddings"
     assert address.base == f"{root}/v1"
     assert address.host == f"{host}{port}"
     assert not address.hosted
     assert address.status("id") == f"{scheme}://{host}{port}/v2/nvcf/pexec/status/id"
+
+
+@pytest.mark.parametrize(
+    ("url", "embeddings"),
+    [
+        ("HTTP://Nim.Example.COM:8000/V1", "http://nim.example.com:8000/v1/embeddings"),
+        ("https://nim.example.com./Team//nim", "https://nim.example.com/Team/nim/v1/embeddings"),
+        ("http://[FE80::1%eth0]:8000", "http://[fe80::1%eth0]:8000/v1/embeddings"),
+        ("http://host/retrieval/embeddings/", "http://host/retrieval/embeddings"),
+        ("http://host/v1/team", "http://host/v1/team/v1/embeddings"),
+        ("https://INTEGRATE.api.nvidia.com./v1", "https://integrate.api.nvidia.com/v1/embeddings"),
+    ],
+)
+def test_addresses_as_people_write_them(url: str, embeddings: str) -> None:
+    """Capitals and dots make no difference in a host; in a path they do."""
+    assert parse_address(url).embeddings == embeddings
 
 
 @given(url=st.text(max_size=30) | st.text(max_size=20).map(lambda rest: f"http://{rest}"))
@@ -406,6 +477,7 @@ def test_any_text_as_an_address(url: str) -> None:
         ("http://host:99999", "no valid URL"),
         ("http://host:port", "no valid URL"),
         ("http://", "no http"),
+        ("http://.", "no http"),
         ("http://ho st", "no http"),
         ("http://integrate.api.nvidia.com/v1", "would send a key in clear"),
     ],
@@ -502,6 +574,14 @@ def test_a_server_is_left_alone_for_as_long_as_it_asks() -> None:
     server.record_failure(problem(429, after=2), FOREVER)
     server.record_success()
     assert 45 < server.cooldown <= 50
+
+
+def test_a_server_is_left_alone_for_longer_than_it_asks() -> None:
+    """One that fails and fails, and asks for next to nothing each time, is set aside like one that does not ask."""
+    server = Upstream(ADDRESS, 8, 8)
+    for _ in range(2000):  # more than powers of two fit into a float
+        server.record_failure(problem(503, after=0.001), FOREVER)
+    assert 29 < server.cooldown <= 30
 
 
 def test_waits_grow() -> None:

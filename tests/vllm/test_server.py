@@ -55,6 +55,13 @@ def reference(vllm_folder: Path) -> Iterator[Embedder]:
         yield embedder
 
 
+def test_the_server_is_recognized(vllm_served: str, served: Embedder) -> None:
+    """Without an engine that was chosen, it is asked in its own way, and vectors are the same."""
+    with Embedder("tiny-vl", base_url=vllm_served) as embedder:
+        assert np.array_equal(embedder.embed_query("a"), served.embed_query("a"))
+        assert embedder.describe().engine == "vllm-server"
+
+
 async def test_vectors_are_those_of_torch(
     served: Embedder, reference: Embedder, call: Callable[..., Awaitable[Any]]
 ) -> None:

@@ -6,10 +6,10 @@ from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from nemovlm.errors import EngineError, InputError, NemoVLMError, one_line
+from nemovlm.errors import ConfigurationError, EngineError, InputError, NemoVLMError, one_line
 from nemovlm.inputs import Item, Vector
 from nemovlm.models.checkpoint import Checkpoint
-from nemovlm.settings import Settings
+from nemovlm.settings import EngineName, Settings
 
 T = TypeVar("T")
 
@@ -35,6 +35,16 @@ class Placement(NamedTuple):
     """`cpu`, `cuda:0`, a host name."""
     dtype: str
     """`float32`, `bfloat16`, `float16`."""
+
+
+class OtherServerError(ConfigurationError):
+    """The servers are of a kind that another engine is for. `reason` reads on from "engine X because ..."."""
+
+    def __init__(self, message: str, *, engine: EngineName | None = None, reason: str = "") -> None:
+        super().__init__(message)
+        self.engine = engine
+        """The one that they are for, if they are all of a kind."""
+        self.reason = reason
 
 
 class RunningEngine(Protocol):

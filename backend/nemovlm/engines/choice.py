@@ -1,7 +1,8 @@
 """Which engine is taken, and which model where nobody chose one, with the reason in words.
 
 The rule: an explicit `base_url` means remote; without one a local engine is taken. An API key in the
-environment alone never sends a document off the machine.
+environment alone never sends a document off the machine. That a server is no NIM, as it is taken for, turns out when it
+is asked (`handle.py`).
 """
 
 from dataclasses import dataclass

@@ -1,20 +1,23 @@
 """The life of one engine: which model it runs, started on first use and once a process, closed or let go of."""
 
 import asyncio
+import logging
 import os
 import weakref
 from contextlib import suppress
 
 from nemovlm import runtime
-from nemovlm.engines.base import RunningEngine
+from nemovlm.engines.base import OtherServerError, RunningEngine
 from nemovlm.engines.cached import CachedEngine
-from nemovlm.engines.choice import build_engine, choose_engine
+from nemovlm.engines.choice import Route, build_engine, choose_engine
 from nemovlm.errors import ConfigurationError, ModelNotServedError, NemoVLMError
 from nemovlm.inputs import Item
 from nemovlm.models.catalogue import DEFAULT_MODEL
 from nemovlm.models.checkpoint import Checkpoint, find_checkpoint
 from nemovlm.models.families import family_of
 from nemovlm.settings import Settings
+
+_log = logging.getLogger("nemovlm")
 
 
 class EngineHandle:
@@ -39,6 +42,7 @@ class EngineHandle:
         """Numbers in a vector of the engine's, before `dimensions` are cut. None until a server was asked."""
         self._task: asyncio.Task[RunningEngine] | None = None
         self._finalizer: weakref.finalize[..., object] | None = None
+        self._route: Route | None = None
         if settings.model is None and any(address.hosted for address in settings.addresses):
             settings = settings.model_copy(update={"model": DEFAULT_MODEL})
         if settings.model is not None:
@@ -72,6 +76,15 @@ class EngineHandle:
             runtime.run(self.engine())
         assert self.known_checkpoint  # noqa: S101 - an engine does not start without
         return self.known_checkpoint
+
+    @property
+    def route(self) -> Route:
+        """Which engine it is and why: as it was started, or else as it would be, as far as that is known.
+
+        Raises:
+            MissingExtraError: None can be had.
+        """
+        return self._route or choose_engine(self.settings)
 
     @property
     def dimension(self) -> int:
@@ -125,20 +138,32 @@ class EngineHandle:
     async def _start(self) -> RunningEngine:
         if self.known_checkpoint is None:
             name = await self._served_model()
-            self._set_checkpoint(self.settings.model_copy(update={"model": name}), find_checkpoint(name, served=True))
-        engine = await asyncio.to_thread(
-            lambda: build_engine(choose_engine(self.settings), self.checkpoint, self.settings)
-        )
-        await engine.start()
-        if not self._known_dimension:
-            try:
+            settings = self.settings.model_copy(update={"model": name})
+            await asyncio.to_thread(lambda: self._set_checkpoint(settings, find_checkpoint(name, served=True)))
+        engine = await self._start_engine(await asyncio.to_thread(choose_engine, self.settings))
+        try:
+            if not self._known_dimension:
                 self.native_dimension = await _learn_dimension(engine)
-            except BaseException:
-                await engine.close()
-                raise
-        if (cache := self.settings.cache) is not None:
+            if (cache := self.settings.cache) is None:
+                return engine
             dimensions = {number for number in (self.native_dimension, self.settings.dimensions) if number}
-            return CachedEngine(engine, cache, self.space, dimensions)
+            space = await asyncio.to_thread(lambda: self.space)  # of a folder it is made by reading it
+            return CachedEngine(engine, cache, space, dimensions)
+        except BaseException:
+            await engine.close()
+            raise
+
+    async def _start_engine(self, route: Route) -> RunningEngine:
+        """Start the engine of `route`, or the one that the servers turn out to be for, unless it was chosen."""
+        engine = await asyncio.to_thread(lambda: build_engine(route, self.checkpoint, self.settings))
+        try:
+            await engine.start()
+        except OtherServerError as other:
+            if self.settings.engine != "auto" or other.engine is None or self.settings.embedding_type != "float":
+                raise
+            _log.warning("engine %s is taken, because %s", other.engine, other.reason)
+            return await self._start_engine(Route(other.engine, other.reason))
+        self._route = route
         return engine
 
     async def _served_model(self) -> str:

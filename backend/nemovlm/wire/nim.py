@@ -46,6 +46,8 @@ class Dialect:
     """Without it vectors come whole, and are cut here."""
     input_type: bool = True
     """Without it the name of the model gets the suffix `-query` or `-passage`, as for proxies that drop the field."""
+    embedding_type: bool = True
+    """Without it vectors come as floats: never what was asked for, but it shows that this was what is refused."""
 
 
 def encode_item(role: Role, text: str, image: Encoded | None, truncate: Truncate, joiner: Joiner) -> NimItem:
@@ -81,6 +83,6 @@ def request_body(
         body["modality"] = modalities if len(set(modalities)) > 1 else modalities[0]
     if dimensions and dialect.dimensions:
         body["dimensions"] = dimensions
-    if embedding_type != "float":  # the default, which older servers do not know by name
+    if embedding_type != "float" and dialect.embedding_type:  # the default, which older servers do not know by name
         body["embedding_type"] = embedding_type
     return b"".join([b'{"input": [', join(items), b"], ", json.dumps(body).encode()[1:]])

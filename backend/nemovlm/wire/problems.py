@@ -2,11 +2,13 @@
 
 Shapes: `{"error": "..."}` (hosted), `{"error": {"message": ...}}` (OpenAI), `{"object": "error", "message": ...}`
 (NIM 1.x), `{"detail": "..." | [{"loc", "msg"}] | null}` (FastAPI), RFC 9457 problems (NVCF), plain text and HTML.
+Gateways send them with status 200, too, and have the real one in the body.
 """
 
+import html
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +19,7 @@ from nemovlm.errors import (
     InputTooLongError,
     ModelNotServedError,
     NemoVLMError,
+    ProtocolError,
     RateLimitedError,
     RequestRefusedError,
     ServerError,
@@ -25,7 +28,7 @@ from nemovlm.inputs import Modality
 from nemovlm.wire.retry_after import RETRYABLE_STATUSES, retry_after
 
 _EXCERPT = 300  # characters of a server's own words in a message
-_ITEM_FAULTS = frozenset({400, 413, 422})
+_BAD_REQUEST = frozenset({400, 422})
 _SECRET = re.compile(
     r"data:[\w/+.-]*[;,][^\s'\"<>]*"  # data URLs
     r"|[A-Za-z0-9+/_-]{64,}=*"  # long runs of base64
@@ -47,13 +50,10 @@ _LENGTHS = (
     re.compile(r"prompt \(length (?P<tokens>\d+)\) is longer than the maximum model length of (?P<limit>\d+)"),
 )
 _IMAGE = re.compile(r"image|pixel|decode|base64|data url", re.IGNORECASE)
-_FIELDS = "encoding_format|embedding_type|modality|dimensions|input_type"
-_REFUSED_FIELD = re.compile(
-    r"(?:does not support|unsupported|unknown field|unexpected"
-    rf"|extra_forbidden(?:(?!extra_forbidden).)*?loc\W+body)\W*({_FIELDS})\b"
-    rf"|({_FIELDS})\b\W+(?:parameter |field )?(?:is (?:not supported|unsupported|not permitted|required|unknown)"
-    r"|must be (?:one of )?\W*float)",
-    re.DOTALL,
+_FIELD = re.compile(
+    r"\b(?:(?P<encoding_format>encoding[ _-]?format)|(?P<embedding_type>embedding[ _-]?type)"
+    r"|(?P<input_type>input[ _-]?type)|(?P<modality>modality|modalities)|(?P<dimensions>dimensions?))\b",
+    re.IGNORECASE,
 )
 
 
@@ -72,8 +72,8 @@ class Problem:
     """Seconds for which the server asks to be left alone."""
     items: Mapping[int, str] = field(default_factory=dict)
     """What it says of single items, by their position in the request."""
-    refused_field: str | None = None
-    """The field of the request that the server does not take."""
+    fields: Sequence[str] = ()
+    """The optional fields of a request that a refusal names: the likeliest that it is about first."""
     hint: str = ""
     """What was found out since, for the end of a message."""
 
@@ -85,7 +85,7 @@ class Problem:
     @property
     def divisible(self) -> bool:
         """Whether a part of the request may succeed."""
-        return not self.refused_field and self.status in {*_ITEM_FAULTS, 500}
+        return self.status in {*_BAD_REQUEST, 413, 500}
 
     def error(self, modality: Modality, position: int | None = None) -> NemoVLMError:
         """Return the error for one item of the request, at `position` where the server named it."""
@@ -97,12 +97,14 @@ class Problem:
     def _error(self, said: str, modality: Modality, *, named: bool) -> NemoVLMError:
         if self.status is None:
             return ServerError(f"{self.server} could not be reached or broke off: {said}")
-        if self.status in {400, 422}:
+        if self.status in _BAD_REQUEST:
             kind, advice = self._item_error(said, modality, named=named)
         elif self.status in _KINDS:
             kind, advice = _KINDS[self.status]
         else:
             kind, advice = ServerError if self.retryable or self.status > 500 else RequestRefusedError, ""
+            if self.status < 300:
+                kind, advice = ProtocolError, "; check base_url, and what stands before the server"
         message = f"{self.server} answered {self.status}{f': {said}' if said else ''}{advice}{self.hint}"
         lengths = next(filter(None, (pattern.search(said) for pattern in _LENGTHS)), None)
         if kind is InputTooLongError and lengths:
@@ -120,8 +122,11 @@ class Problem:
 
 _KINDS: dict[int, tuple[type[NemoVLMError], str]] = {
     401: (AuthenticationError, "; check api_key (NVIDIA_API_KEY is sent to NVIDIA's own hosts alone)"),
+    402: (RequestRefusedError, "; check the account: its credits, and how it pays"),
     403: (AuthenticationError, "; check what the key may be used for"),
     404: (ModelNotServedError, "; check the model's id, the account and base_url"),
+    405: (RequestRefusedError, "; check base_url: what is there is asked otherwise"),
+    407: (AuthenticationError, "; check user and password of the proxy"),
     413: (InputError, "; the item alone is over the server's limit: lower max_image_bytes"),
     429: (RateLimitedError, "; set requests_per_minute, or a later deadline"),
 }
@@ -136,9 +141,13 @@ def read_problem(
         body = json.loads(text)
     except (ValueError, RecursionError):  # the latter for what is nested thousands deep
         body = None
-        text = _TAG.sub(" ", text)
-    sentences = [text] if body is None else list(_sentences(body))
-    message = _clean("; ".join(dict.fromkeys(sentences)), secrets)
+        text = html.unescape(_TAG.sub(" ", text))
+    if 200 <= status < 300:
+        status = _hidden_status(body) or status
+        if body is None and text.lstrip()[:1] in {"{", "["}:  # JSON that was cut off: vectors, no words
+            text = ""
+    said = "; ".join(dict.fromkeys([text] if body is None else _sentences(body)))
+    message = _clean(said, secrets)
     if 300 <= status < 400:
         message = (
             f"a redirect to {_clean(headers.get('location', 'nowhere'), secrets)}; set base_url to where the server is"
@@ -151,8 +160,19 @@ def read_problem(
         request_id=_request_id(headers, body, secrets),
         retry_after=retry_after(headers) if status in RETRYABLE_STATUSES else None,
         items=items,
-        refused_field=_refused_field(text) if status in _ITEM_FAULTS and not items else None,
+        fields=_named_fields(body, said) if status in _BAD_REQUEST and not items else (),
     )
+
+
+def _hidden_status(body: Any) -> int | None:
+    """Return the status that the error in a reply of status 200 would have had."""
+    outer = body[0] if isinstance(body, list) and body else body
+    for part in (outer, outer.get("error")) if isinstance(outer, dict) else ():
+        for name in ("code", "status", "status_code", "statusCode"):
+            given = str(part.get(name)) if isinstance(part, dict) else ""
+            if re.fullmatch(r"[45]\d\d", given, re.ASCII):
+                return int(given)
+    return None
 
 
 def _request_id(headers: Mapping[str, str], body: Any, secrets: Collection[str]) -> str | None:
@@ -194,9 +214,17 @@ def _items(body: Any, secrets: Collection[str]) -> Iterator[tuple[int, str]]:
                 yield position, _clean(message, secrets)
 
 
-def _refused_field(text: str) -> str | None:
-    match = _REFUSED_FIELD.search(text)
-    return next(filter(None, match.groups())) if match else None
+def _named_fields(body: Any, said: str) -> Sequence[str]:
+    """Return the optional fields that a refusal names: those first that it names where only names stand."""
+    places = []
+    if isinstance(body, dict):
+        error, details = body.get("error"), body.get("detail")
+        places = [error.get("param")] if isinstance(error, dict) else []  # OpenAI's
+        for detail in details if isinstance(details, list) else []:  # FastAPI's
+            loc = detail.get("loc") if isinstance(detail, dict) else None
+            places += loc if isinstance(loc, list) else []
+    found = (match.lastgroup for text in [*map(str, places), said] for match in _FIELD.finditer(text))
+    return tuple(dict.fromkeys(name for name in found if name))
 
 
 def _clean(text: str, secrets: Collection[str]) -> str:

@@ -47,6 +47,8 @@ def read_reply(
     data = reply.get("data") if isinstance(reply, dict) else None
     if not isinstance(data, list) or not all(isinstance(row, dict) for row in data):
         raise ProtocolError("the server's reply has no list of embeddings")
+    if count == 1 and len(data) == 1 and data[0].get("index") is None:
+        data[0]["index"] = 0  # there is nothing to be told apart
     vectors = {row.get("index"): row.get("embedding") for row in data if type(row.get("index")) is int}
     if len(data) != count or vectors.keys() != set(range(count)):
         raise ProtocolError(
@@ -93,6 +95,8 @@ class ServedModel:
 
     id: str
     root: str
+    owner: str = ""
+    """Who made it, or what serves it: servers say either."""
 
 
 def read_models(content: bytes) -> list[ServedModel]:
@@ -103,7 +107,11 @@ def read_models(content: bytes) -> list[ServedModel]:
     """
     try:
         rows = json.loads(content)["data"]
-        models = {str(row["id"]): str(row.get("root") or row["id"]) for row in rows}
+        models = {
+            row["id"]: ServedModel(str(row["id"]), str(row.get("root") or row["id"]), str(row.get("owned_by") or ""))
+            for row in rows
+            if row["id"]
+        }
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise ProtocolError("the server's reply is no list of models") from None
-    return [ServedModel(name, root) for name, root in models.items()]
+    return list(models.values())

@@ -89,7 +89,8 @@ class Elsewhere:
 
     @property
     def asked(self) -> list[str]:
-        return [f"{request.method} {request.url}" for request in self.requests]
+        """What it is asked, each thing once: the list of models may be, for the model and for what the server is."""
+        return list(dict.fromkeys(f"{request.method} {request.url}" for request in self.requests))
 
     @property
     def keys(self) -> set[str | None]:

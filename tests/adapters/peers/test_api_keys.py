@@ -39,7 +39,7 @@ def test_a_server_of_ones_own_needs_no_key_and_is_sent_none(stage: Stage) -> Non
     made = stage.make()
     assert same(stage.door.query(made, "a"), vectors_of(["a"], "query")[0])
     assert made.available_models
-    assert [request.headers.get("authorization") for request in stage.wire.requests] == [None] * 3
+    assert {request.headers.get("authorization") for request in stage.wire.requests} == {None}
 
 
 @row(LANGCHAIN, "test_api_key.py", "nvidia_api_key beats api_key, and both beat NVIDIA_API_KEY")
@@ -76,7 +76,7 @@ def test_nvidias_key_goes_to_nvidia_alone(stage: Stage) -> None:
     """A server of one's own never sees `NVIDIA_API_KEY`; it gets `NEMOVLM_API_KEY`."""
     stage.env.setenv("NVIDIA_API_KEY", "nvapi-secret")
     stage.door.query(stage.make(), "a")
-    assert [request.headers.get("authorization") for request in stage.wire.requests] == [None] * 2
+    assert {request.headers.get("authorization") for request in stage.wire.requests} == {None}
     stage.env.setenv("NEMOVLM_API_KEY", "own")
     stage.door.query(stage.make(model=MODEL), "a")
     assert stage.wire.requests[-1].headers["authorization"] == "Bearer own"

@@ -67,7 +67,7 @@ def test_a_reply_that_another_server_puts_off_is_asked_for_there(stage: Stage) -
     """After a 202 of a server of one's own, its key goes to no other host."""
     stage.wire.script.append(says(202, NVCF_REQID="0a1b-2c"))
     assert same(stage.door.query(stage.make(model=MODEL, api_key="k"), "a"), vectors_of(["a"], "query")[0])
-    assert [(request.method, request.target, request.headers["authorization"]) for request in stage.wire.requests] == [
+    assert [(request.method, request.target, request.headers["authorization"]) for request in stage.wire.sent] == [
         ("POST", "/v1/embeddings", "Bearer k"),
         ("GET", "/v2/nvcf/pexec/status/0a1b-2c", "Bearer k"),
     ]

@@ -70,9 +70,9 @@ def test_an_id_that_is_listed_twice_is_one_model(stage: Stage) -> None:
 
 @row(LANGCHAIN, "test_model.py", "a known model is accepted without a word")
 def test_a_model_that_was_chosen_is_not_looked_up(stage: Stage) -> None:
-    """With a model by name, the first request is the one for its vectors."""
+    """With a model by name, the list of models is asked for once, to see what the server is, and need not be there."""
     assert same(stage.door.query(stage.make(model=MODEL), "a"), vectors_of(["a"], "query")[0])
-    assert [request.target for request in stage.wire.requests] == ["/v1/embeddings"]
+    assert [request.target for request in stage.wire.requests] == ["/v1/models", "/v1/embeddings"]
 
 
 @row(

@@ -165,7 +165,7 @@ def test_an_async_http_client_does_all_the_work(stage: Stage) -> None:
     with httpx.Client() as never_used:
         made = stage.make(async_http_client=elsewhere.client(), http_client=never_used)
         assert same(stage.door.query(made, "a"), vectors_of(["a"], "query")[0])
-    assert len(elsewhere.requests) == 2
+    assert len(elsewhere.asked) == 2
     assert not stage.wire.requests
 
 

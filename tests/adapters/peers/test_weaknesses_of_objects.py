@@ -42,7 +42,7 @@ def test_one_connection_serves_one_request_after_the_other(stage: Stage) -> None
     for text in "abcde":
         stage.door.query(made, text)
         stage.door.texts(made, [text])
-    assert len(stage.wire.requests) == 10
+    assert len(stage.wire.posts) == 10
     assert stage.wire.connections == 1
 
 

@@ -22,7 +22,7 @@ def test_a_timeout_is_kept(stage: Stage) -> None:
     stage.wire.always = late(30)
     with pytest.raises(ServerError, match=r"no reply within \d\.\d seconds"):
         stage.door.query(stage.make(model=MODEL, timeout=0.05, max_retries=0), "a")
-    assert len(stage.wire.requests) == 1
+    assert len(stage.wire.posts) == 1
 
 
 @row(LANGCHAIN, "L5")

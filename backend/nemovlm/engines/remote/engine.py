@@ -5,10 +5,10 @@ It knows what to do when a request is refused. How a server is talked to is the 
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import httpx
 import numpy as np
@@ -30,6 +30,8 @@ from nemovlm.wire.replies import read_reply
 
 E = TypeVar("E", bound=EncodedItem)
 
+_EMBEDDING_TYPE = "embedding_type"
+
 
 @dataclass(frozen=True)
 class ServerRequest:
@@ -37,8 +39,21 @@ class ServerRequest:
 
     body: Callable[[], bytes]
     """Makes its body, for each attempt anew: kept, the images of all requests that wait would be there twice."""
-    without: Callable[[Problem], "ServerRequest | None"]
-    """Returns it without the field that the server refused, or None if the problem is another."""
+    optional: Collection[str] = ()
+    """The fields in it that a server may not know, and that can be left out."""
+
+
+class _Trial(NamedTuple):
+    """What a request is sent without, to see whether the server refuses a field of it rather than an item."""
+
+    without: frozenset[str] = frozenset()
+    in_vain: bool = False
+    """Whether leaving a field out was no help. Then no other is tried: the server may only quote what an item says."""
+    refusal: Problem | None = None
+    """What the last field was left out for."""
+
+
+_NOTHING_TRIED = _Trial()
 
 
 class ServerProtocol(Protocol[E]):
@@ -47,14 +62,20 @@ class ServerProtocol(Protocol[E]):
     async def start(self, pool: UpstreamPool) -> None:
         """Find out what there is to know of the servers. Called once, before anything else."""
 
+    async def check(self) -> None:
+        """Raise what is wrong with the servers, called before vectors of theirs are handed out."""
+
     def encode(self, item: Item) -> E:
         """Return `item` as it travels. Runs in a worker thread; raises what is wrong with the item."""
 
     async def fit(self, items: Sequence[E]) -> Sequence[E | NemoVLMError]:
         """Return items within the server's limits, or why there is no such thing, in order."""
 
-    def request(self, items: Sequence[E]) -> ServerRequest:
-        """Return the request for items of one group."""
+    def request(self, items: Sequence[E], without: Collection[str] = ()) -> ServerRequest:
+        """Return the request for items of one group, without some of its optional fields."""
+
+    def give_up(self, fields: Collection[str]) -> None:
+        """Leave optional fields out from now on, because a request was taken without them."""
 
 
 class RemoteEngine(Generic[E]):
@@ -84,7 +105,7 @@ class RemoteEngine(Generic[E]):
             AuthenticationError: A key is missing.
             EngineError: A server that has to be asked something beforehand cannot be.
         """
-        self._pool = UpstreamPool(self._settings)
+        self._pool = await asyncio.to_thread(UpstreamPool, self._settings)  # it reads files
         try:
             await self._protocol.start(self._pool)
         except BaseException:
@@ -106,24 +127,46 @@ class RemoteEngine(Generic[E]):
         answers = iter(await self._ask(good, deadline, self._settings.max_retries) if good else ())
         return [item if isinstance(item, NemoVLMError) else next(answers) for item in fitted]
 
-    async def _ask(self, items: Sequence[E], deadline: Deadline, retries: int) -> list[Outcome]:
+    async def _ask(
+        self, items: Sequence[E], deadline: Deadline, retries: int, trial: _Trial = _NOTHING_TRIED
+    ) -> list[Outcome]:
         """Answer for `items`, in one request if the server takes it, else in parts."""
-        read = partial(self._read, count=len(items))
-        request: ServerRequest | None = self._protocol.request(items)
-        while request:
+        without, in_vain, refusal = trial
+        field: str | None = None
+        while True:
+            request = self._protocol.request(items, without)
+            read = partial(self._read, count=len(items), plain=_EMBEDDING_TYPE in without)
             try:
                 vectors, tokens = await self._pool.post(request.body, read, deadline=deadline, retries=retries)
             except RequestFailedError as failed:
-                problem, request = failed.problem, request.without(failed.problem)
+                latest = failed.problem
             except ProtocolError as error:
                 return [ProtocolError(str(error)) for _ in items]
             else:
+                if refusal and (unmet := self._unmet(without, vectors[0].size)):
+                    refusal = replace(refusal, hint=f"; it answers without {unmet}: change that setting")
+                    return [refusal.error(item.modality) for item in items]
+                await self._protocol.check()
+                self._protocol.give_up(without)
                 share, rest = divmod(tokens, len(items))
                 return [Answer(vector, share + (index < rest)) for index, vector in enumerate(vectors)]
-        return await self._isolate_bad_items(problem, items, deadline)
+            problem = latest
+            if refusal and field and (field in latest.fields or not (latest.divisible or latest.retryable)):
+                problem, without, in_vain = refusal, without - {field}, True  # refused for something else
+            field = None if in_vain else next((name for name in problem.fields if name in request.optional), None)
+            if field is None:
+                return await self._isolate_bad_items(problem, items, deadline, _Trial(without, in_vain, refusal))
+            without, refusal = without | {field}, problem
 
-    def _read(self, content: bytes, count: int) -> tuple[list[NDArray[np.float32]], int]:
-        vectors, tokens = read_reply(content, count, self._settings.embedding_type)
+    def _unmet(self, without: Collection[str], size: int) -> str:
+        """Return the setting that vectors of `size` numbers, which came without some fields, do not do justice to."""
+        kind, dimensions = self._settings.embedding_type, self._settings.dimensions or 0
+        if _EMBEDDING_TYPE in without:  # they are floats
+            return f"embedding_type={kind!r}"
+        return f"dimensions={dimensions}" if "dimensions" in without and size < dimensions else ""
+
+    def _read(self, content: bytes, count: int, plain: bool) -> tuple[list[NDArray[np.float32]], int]:
+        vectors, tokens = read_reply(content, count, "float" if plain else self._settings.embedding_type)
         if self._dimensions and (dimension := vectors[0].size) not in self._dimensions:
             wanted = " or ".join(map(str, sorted(self._dimensions)))
             raise ProtocolError(
@@ -131,7 +174,9 @@ class RemoteEngine(Generic[E]):
             )
         return vectors, tokens
 
-    async def _isolate_bad_items(self, problem: Problem, items: Sequence[E], deadline: Deadline) -> list[Outcome]:
+    async def _isolate_bad_items(
+        self, problem: Problem, items: Sequence[E], deadline: Deadline, trial: _Trial
+    ) -> list[Outcome]:
         """Retry a request that was refused without the items that the server named.
 
         If it named none, bisect it until each bad item has its own error.
@@ -139,7 +184,7 @@ class RemoteEngine(Generic[E]):
         blamed = {position for position in problem.items if 0 <= position < len(items)}
         if blamed and len(blamed) < len(items):
             good = [item for position, item in enumerate(items) if position not in blamed]
-            answers = iter(await self._ask(good, deadline, self._settings.max_retries))
+            answers = iter(await self._ask(good, deadline, self._settings.max_retries, trial))
             return [
                 problem.error(item.modality, position) if position in blamed else next(answers)
                 for position, item in enumerate(items)
@@ -152,7 +197,7 @@ class RemoteEngine(Generic[E]):
         # A failure of the server was repeated often enough; what remains is to find out which item causes it.
         retries = 0 if problem.status == httpx.codes.INTERNAL_SERVER_ERROR else self._settings.max_retries
         parts = await asyncio.gather(
-            self._ask(items[:half], deadline, retries), self._ask(items[half:], deadline, retries)
+            self._ask(items[:half], deadline, retries, trial), self._ask(items[half:], deadline, retries, trial)
         )
         outcomes = [outcome for part in parts for outcome in part]
         if not any(isinstance(outcome, NemoVLMError) for outcome in outcomes):

@@ -1,9 +1,13 @@
 """The protocol of NVIDIA's embedding NIM, and of what resembles it."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+import asyncio
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 
+from nemovlm.engines.base import OtherServerError
+from nemovlm.engines.remote.discovery import VLLM, recognize
 from nemovlm.engines.remote.engine import RemoteEngine, ServerRequest
 from nemovlm.engines.remote.image_encoding import encode_image
 from nemovlm.engines.remote.pool import UpstreamPool
@@ -12,8 +16,10 @@ from nemovlm.models.card import ModelCard
 from nemovlm.models.checkpoint import Checkpoint
 from nemovlm.models.families import family_of
 from nemovlm.settings import Settings
+from nemovlm.wire.address import Address
 from nemovlm.wire.nim import Dialect, NimItem, encode_item, request_body
-from nemovlm.wire.problems import Problem
+
+_log = logging.getLogger("nemovlm")
 
 
 class NimEngine(RemoteEngine[NimItem]):
@@ -30,10 +36,61 @@ class NimProtocol:
         self._card = card
         self._settings = settings
         self._escape = family_of(card.architecture).escape_special_tokens
-        self._dialect = Dialect()  # what the servers understand, as far as it is known
+        self._unsure = [address for address in settings.addresses if not address.hosted]  # which may be vLLM's
+        self._checking = asyncio.Lock()
+        # What the servers understand of what has to be said, as far as it is known.
+        self._dialect = Dialect(
+            dimensions=settings.dimensions is not None, embedding_type=settings.embedding_type != "float"
+        )
 
-    async def start(self, _: UpstreamPool) -> None:
-        """Nothing has to be known beforehand."""
+    async def start(self, pool: UpstreamPool) -> None:
+        """Find out whether the servers are what they are taken for.
+
+        Raises:
+            OtherServerError: One is vLLM's.
+        """
+        self._pool = pool
+        await self._look(self._unsure)
+
+    async def check(self) -> None:
+        """Ask those servers once more that were not there when the engine started, and have replied since.
+
+        Raises:
+            OtherServerError: One is vLLM's.
+        """
+        async with self._checking:
+            if here := [address for address in self._unsure if address in self._pool.serving]:
+                await self._look(here)
+                self._unsure = [address for address in self._unsure if address not in here]
+
+    async def _look(self, addresses: Sequence[Address]) -> None:
+        products = await asyncio.gather(*(recognize(self._pool, address) for address in addresses))
+        told = {address: product for address, product in zip(addresses, products, strict=True) if product is not None}
+        self._unsure = [address for address in self._unsure if told.get(address, VLLM) == VLLM]
+        if vllm := [address.host for address, product in told.items() if product == VLLM]:
+            others = [address.host for address in self._settings.addresses if address not in self._unsure]
+            self._refuse(", ".join(vllm), ", ".join(others))
+        for address, product in told.items():
+            if product:
+                _log.warning(
+                    "%s is %s, which takes no notice of input_type: queries and passages get no prompts there, unless "
+                    "its model's template has them",
+                    address.host,
+                    product,
+                )
+
+    def _refuse(self, vllm: str, others: str) -> None:
+        if others:
+            raise OtherServerError(
+                f"{vllm} is {VLLM} and {others} is not: they are asked in different ways, so make an Embedder for "
+                "each, that of the first with engine='vllm-server'"
+            )
+        raise OtherServerError(
+            f"{vllm} is {VLLM}, which takes no notice of input_type and embeds without prompts: pass "
+            "engine='vllm-server'",
+            engine="vllm-server",
+            reason=f"{vllm} says that it is {VLLM}",
+        )
 
     def encode(self, item: Item) -> NimItem:
         """Return an item as JSON."""
@@ -45,9 +102,11 @@ class NimProtocol:
         """Return them as they are: a NIM truncates by itself."""
         return items
 
-    def request(self, items: Sequence[NimItem]) -> ServerRequest:
+    def request(self, items: Sequence[NimItem], without: Collection[str] = ()) -> ServerRequest:
         """Return a request in the dialect that is known to be understood."""
-        dialect, settings = self._dialect, self._settings
+        dialect, settings = replace(self._dialect, **dict.fromkeys(without, False)), self._settings
+        if mistakable := any(item.modality == "text" and b"data:image" in item.encoded for item in items):
+            dialect = replace(dialect, modality=True)  # a server that guesses would take the text for an image
         body = partial(
             request_body,
             items,
@@ -56,12 +115,9 @@ class NimProtocol:
             dimensions=settings.dimensions,
             embedding_type=settings.embedding_type,
         )
+        optional = asdict(dialect) | ({"modality": False} if mistakable else {})
+        return ServerRequest(body, [name for name, sent in optional.items() if sent])
 
-        def without(problem: Problem) -> ServerRequest | None:
-            field = problem.refused_field
-            if field is None or not getattr(dialect, field, False):  # it can be given up once, or not at all
-                return None
-            self._dialect = replace(self._dialect, **{field: False})
-            return self.request(items)
-
-        return ServerRequest(body, without)
+    def give_up(self, fields: Collection[str]) -> None:
+        """Leave optional fields out from now on."""
+        self._dialect = replace(self._dialect, **dict.fromkeys(fields, False))

@@ -16,15 +16,16 @@ from aiolimiter import AsyncLimiter
 
 from nemovlm.engines.remote.client import describe_failure, make_client
 from nemovlm.engines.remote.retry import Deadline, RequestFailedError, RetryPolicy
-from nemovlm.engines.remote.upstream import Upstream
-from nemovlm.errors import AuthenticationError, ConfigurationError
+from nemovlm.engines.remote.upstream import MAX_WAIT, Upstream
+from nemovlm.errors import AuthenticationError, ConfigurationError, ProtocolError
 from nemovlm.settings import Settings
 from nemovlm.wire.address import Address
 from nemovlm.wire.problems import Problem, read_problem
+from nemovlm.wire.retry_after import retry_after
 
 T = TypeVar("T")
 
-_POLL_SECONDS = 0.5  # between questions for a reply that was put off
+_FIRST_PAUSE = 0.5  # seconds between two questions for a reply that was put off; each is twice as long as the last
 _REQUEST_ID = re.compile(r"[\w-]{1,128}")
 
 
@@ -54,6 +55,11 @@ class UpstreamPool:
         rate = settings.requests_per_minute
         self._rate = AsyncLimiter(1, 60 / rate) if rate else None  # one at a time: spread evenly, never in a burst
         self._client = make_client(settings)
+
+    @property
+    def serving(self) -> set[Address]:
+        """The servers that do their work, or have done it."""
+        return {upstream.address for upstream in self._upstreams if upstream.ever_served}
 
     async def close(self) -> None:
         """Close all connections, unless the client is the user's own."""
@@ -121,23 +127,36 @@ class UpstreamPool:
                 unreachable = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
                 upstream.record_failure(problem, sent_at, unreachable=unreachable)
                 raise RequestFailedError(problem) from error
-            if reply.status_code == httpx.codes.OK:
-                result = read(reply.content)
-                upstream.record_success()
-                return result
-            secrets = self._settings.secrets_for(upstream.address)
-            problem = read_problem(host, reply.status_code, reply.headers, reply.content, secrets)
-            if problem.retryable:
-                upstream.record_failure(problem, sent_at)
-            else:
-                upstream.record_success()
-            raise RequestFailedError(problem)
+            try:
+                result = self._read(reply, upstream.address, read)
+            except RequestFailedError as failed:
+                if failed.problem.retryable:
+                    upstream.record_failure(failed.problem, sent_at)
+                else:
+                    upstream.record_success()
+                raise
+            upstream.record_success()
+            return result
+
+    def _read(self, reply: httpx.Response, address: Address, read: Callable[[bytes], T]) -> T:
+        unread: ProtocolError | None = None
+        if reply.is_success and reply.status_code != httpx.codes.NO_CONTENT:
+            try:
+                return read(reply.content)
+            except ProtocolError as error:
+                unread = error
+        secrets = self._settings.secrets_for(address)
+        problem = read_problem(address.host, reply.status_code, reply.headers, reply.content, secrets)
+        if unread and problem.status == reply.status_code:  # it is no failure by its status, nor by what is in it
+            raise type(unread)(f"{unread}: {problem.message}" if problem.message else str(unread))
+        raise RequestFailedError(problem)
 
     async def _exchange(self, address: Address, url: str, body: bytes) -> httpx.Response:
         headers = self._headers(address)
         reply = await self._client.post(
             url, content=body, headers=[*headers.items(), ("Content-Type", "application/json")]
         )
+        pause = _FIRST_PAUSE
         while reply.status_code == httpx.codes.ACCEPTED:
             # Put off (NVCF): the same key asks for it until it is there.
             name = reply.headers.get("nvcf-reqid", "")
@@ -146,7 +165,8 @@ class UpstreamPool:
                 raise RequestFailedError(problem)
             reply = await self._client.get(address.status(name), headers=headers)
             if reply.status_code == httpx.codes.ACCEPTED:
-                await self._clock.sleep(_POLL_SECONDS)
+                await self._clock.sleep(max(pause, retry_after(reply.headers) or 0.0))
+                pause = min(2 * pause, MAX_WAIT)
         return reply
 
     @asynccontextmanager

@@ -1,12 +1,13 @@
 """When a request is sent again, how long after, and when that ends: the whole policy.
 
 It is that of NVIDIA's NeMo-Retriever client (`main_text_embed.py`): the wait is what the server asks for in
-`Retry-After`, else full jitter (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
+`Retry-After`, else full jitter (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/). Whatever a
+server asks for, waits grow.
 """
 
 from collections.abc import Sequence
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential, wait_random_exponential
 
 from nemovlm.clock import Clock
 from nemovlm.engines.remote.upstream import MAX_WAIT, Upstream
@@ -17,8 +18,9 @@ from nemovlm.wire.retry_after import TOO_MANY_REQUESTS
 # Servers that never replied are not waited for: their addresses are probably wrong.
 _MAX_ATTEMPTS_BEFORE_FIRST_REPLY = 3
 
+_longest = wait_exponential(multiplier=1, max=MAX_WAIT)
 backoff = wait_random_exponential(multiplier=1, max=MAX_WAIT)
-"""Seconds before attempt n: uniform between 0 and min(30, 2 ** n), full jitter."""
+"""Seconds after attempt n: uniform between 0 and min(30, 2 ** (n - 1)), full jitter."""
 
 
 class RequestFailedError(Exception):
@@ -100,5 +102,6 @@ class RetryPolicy:
 
 def _seconds_to_wait(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
-    asked = isinstance(error, RequestFailedError) and error.problem.retry_after is not None
-    return 0.0 if asked else backoff(state)  # the server itself cools down for as long as it asked
+    asked = (error.problem.retry_after or 0.0) if isinstance(error, RequestFailedError) else 0.0
+    # A server cools down for as long as it asked: if that is long enough by itself, another one may be next at once.
+    return 0.0 if asked >= _longest(state) else backoff(state)

@@ -40,6 +40,8 @@ class Upstream:
     cooldown_until: float = 0.0
     ever_answered: bool = False
     """Whether it has ever replied, with whatever status."""
+    ever_served: bool = False
+    """Whether a reply was usable, or blamed the request."""
     last_problem: Problem | None = None
     clock: Clock = field(default_factory=Clock)
 
@@ -54,7 +56,7 @@ class Upstream:
 
     def record_success(self) -> None:
         """Take note of a usable reply, or of one that blames the request."""
-        self.ever_answered, self.failures_in_a_row = True, 0
+        self.ever_answered, self.ever_served, self.failures_in_a_row = True, True, 0
         self.limit = min(self.max_concurrency, self.limit + 1 / self.limit)
 
     def record_failure(self, problem: Problem, sent_at: float, *, unreachable: bool = False) -> None:
@@ -63,10 +65,10 @@ class Upstream:
         self.ever_answered |= problem.status is not None
         if problem.status in _BUSY_STATUSES and sent_at >= self.last_backoff_at:
             self.limit, self.last_backoff_at = max(1.0, self.limit / 2), now
-        if problem.retry_after is not None:
+        if problem.retry_after:
             self.cooldown_until = max(self.cooldown_until, now + problem.retry_after)
-        elif problem.status != TOO_MANY_REQUESTS and sent_at >= self.last_failure_at:
+        if problem.status != TOO_MANY_REQUESTS and sent_at >= self.last_failure_at:
             self.failures_in_a_row, self.last_failure_at = self.failures_in_a_row + 1, now
             over = self.failures_in_a_row - (1 if unreachable else _FAILURES_BEFORE_COOLDOWN)
             if over >= 0:
-                self.cooldown_until = now + min(MAX_WAIT, 2.0**over)
+                self.cooldown_until = max(self.cooldown_until, now + min(MAX_WAIT, 2.0 ** min(over, 9)))

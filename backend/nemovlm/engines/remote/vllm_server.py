@@ -5,7 +5,7 @@ prompt of. What is too long is truncated here: vLLM answers 500 where it is to t
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
@@ -84,6 +84,9 @@ class VllmServerProtocol:
             raise replace(failed.problem, hint=hint).error("text") from None
         self._capabilities = common_capabilities(found)
 
+    async def check(self) -> None:
+        """Nothing remains to be found out."""
+
     def encode(self, item: Item) -> VllmItem:
         """Return an item as JSON, marked if it may be too long."""
         can = self._capabilities
@@ -108,9 +111,12 @@ class VllmServerProtocol:
             return items
         return await asyncio.gather(*(self._fitted(item) for item in items if isinstance(item, _LongItem)))
 
-    def request(self, items: Sequence[VllmItem]) -> ServerRequest:
+    def request(self, items: Sequence[VllmItem], without: Collection[str] = ()) -> ServerRequest:
         """Return the request for items of one kind. It has no field that a server may refuse."""
-        return ServerRequest(partial(request_body, items, self._card.id), lambda _: None)
+        return ServerRequest(partial(request_body, items, self._card.id))
+
+    def give_up(self, fields: Collection[str]) -> None:
+        """Nothing can be left out."""
 
     def _encode_image(self, image: ImageSource) -> Encoded:
         if not isinstance(image, Image.Image):

@@ -33,9 +33,9 @@ if not all(find_spec(name) for name in ("transformers", "tokenizers", "safetenso
 
 T = TypeVar("T")
 
-# Tokens of one forward pass. A GPU needs large batches to be filled; on a CPU more than two pages only cost
-# memory, while short texts gain from company (benchmarks/engine.py).
-_BATCH_TOKENS = {"cuda": 32768, "mps": 8192, "cpu": 4096}
+# Tokens of one forward pass. More fill an H200 no better, and double the memory (benchmarks/gpu.py); on a CPU more than
+# two pages only cost memory, while short texts gain from company (benchmarks/engine.py).
+_BATCH_TOKENS = {"cuda": 8192, "mps": 8192, "cpu": 4096}
 
 
 class TransformersEngine:

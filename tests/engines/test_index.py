@@ -328,16 +328,11 @@ def test_writes_that_overlap_leave_every_row_once(tmp_path: Path) -> None:
     assert sorted(row["page"] for row in store.rows(["page"])) == list(range(50))
 
 
-@pytest.mark.parametrize("can_set_key", [True, False])
-def test_an_index_made_without_a_key_is_mended(
-    can_set_key: bool, vl: Embedder, pdfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_index_made_without_a_key_is_mended(vl: Embedder, pdfs: Path, tmp_path: Path) -> None:
     """With every page there three times, each is found and counted once; a run without work leaves each once."""
     PageIndex(tmp_path / "db", vl).add(pdfs)
     once = ids(tmp_path / "db")
     without_key(tmp_path / "db", times=3)
-    if not can_set_key:  # with an older LanceDB
-        monkeypatch.setattr(store, "_can_set_key", lambda table: False)
     index = PageIndex(tmp_path / "db", vl)
     for k in (1, 4, 9, 100):
         hits = index.search("leave", k)
@@ -347,7 +342,7 @@ def test_an_index_made_without_a_key_is_mended(
     assert ids(tmp_path / "db") == once
     opened = store.PageStore.open(tmp_path / "db")
     assert opened is not None
-    assert (opened.examine().key, opened.examine().doubled) == (can_set_key, 0)
+    assert (opened.examine().key, opened.examine().doubled) == (True, 0)
     assert places(index.search("x", k=100)) == places(hits)
 
 

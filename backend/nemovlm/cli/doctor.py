@@ -103,8 +103,9 @@ def examine_index(folder: Path) -> Iterator[Finding]:
     if seen.key:
         yield Finding("index key", "there: any number of processes may write at the same time")
     else:
-        how = mends if seen.key_can_be_set else "update lancedb, and the next `nemovlm index` mends it"
-        yield Finding("index key", f"missing, so that two processes at the same time double pages; {how}", sound=False)
+        yield Finding(
+            "index key", f"missing, so that two processes at the same time double pages; {mends}", sound=False
+        )
     doubled = f"{seen.doubled} rows too many; {mends}" if seen.doubled else "none"
     yield Finding("index doubled pages", doubled, sound=not seen.doubled)
     joins = "; the next `nemovlm index` joins them" if seen.scattered else ""

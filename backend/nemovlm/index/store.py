@@ -171,7 +171,7 @@ class PageStore:
         Reads the column `id` each time: a second for a million rows.
         """
         with self._use() as table:
-            if not _has_key(table) and _can_set_key(table):
+            if not _has_key(table):
                 self._commit(self._set_key)
             while doubled := _doubled(table):  # again: others may have written meanwhile
                 for start in range(0, len(doubled), _DOUBLED):
@@ -192,7 +192,6 @@ class PageStore:
                 rows=table.count_rows(),
                 doubled=len(_doubled(table)),
                 key=_has_key(table),
-                key_can_be_set=_can_set_key(table),
                 scattered=_scattered(table),
                 fragments=table.stats()["fragment_stats"]["num_fragments"],
                 versions=len(table.list_versions()),
@@ -261,8 +260,6 @@ class Condition:
     """Rows that `mend` would take out."""
     key: bool
     """Whether `id` is the key, so that writers at the same time double nothing."""
-    key_can_be_set: bool
-    """Whether this version of LanceDB can give a table its key."""
     scattered: bool
     """Whether `compact` would join fragments."""
     fragments: int
@@ -309,10 +306,6 @@ def _quoted(value: str) -> str:
 
 def _has_key(table: Any) -> bool:
     return any(name.startswith(_KEY.encode()) for name in table.schema.field("id").metadata or {})
-
-
-def _can_set_key(table: Any) -> bool:
-    return hasattr(table, "set_unenforced_primary_key")  # older versions of LanceDB have none
 
 
 def _doubled(table: Any) -> list[int]:

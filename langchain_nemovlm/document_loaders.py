@@ -15,6 +15,7 @@ from langchain_nemovlm.pages import markdown
 from nemovlm import runtime
 from nemovlm.errors import ConfigurationError, PdfError
 from nemovlm.images import encode_png
+from nemovlm.integrations import readable
 from nemovlm.on_error import OnError, apply_on_error, check_on_error
 from nemovlm.paths import local_path, readable_name
 from nemovlm.pdf import Page, page_id, pdfs_below, read_pages, require_local_path
@@ -90,7 +91,7 @@ class NemoVLMPDFParser(BaseBlobParser):
     def _document(self, page: Page, blob: Blob, name: str) -> Document:
         identity = page_id(name, page.index)
         facts = {key: value for key, value in page.metadata.items() if key not in page.info}
-        metadata = {**page.info, **blob.metadata, **facts, "source": name, "doc_id": identity}
+        metadata = {**page.info, **readable(blob.metadata), **facts, "source": name, "doc_id": identity}
         if _file(blob):
             metadata["file_path"] = readable_name(str(blob.path))
         content = page.text if self.content == "text" else ""

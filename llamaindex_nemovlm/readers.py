@@ -28,6 +28,7 @@ from pydantic import Field
 from nemovlm import runtime
 from nemovlm.errors import PdfError
 from nemovlm.images import encode_png
+from nemovlm.integrations import readable
 from nemovlm.on_error import apply_on_error
 from nemovlm.paths import local_path, readable_name
 from nemovlm.pdf import Page, page_id, read_pages, require_local_path
@@ -166,7 +167,7 @@ class NemoVLMPDFReader(BasePydanticReader):
         name, known = readable_name(file), {key: value for key, value in page.metadata.items() if value != ""}
         return {
             "id_": page_id(name, page.index),
-            "metadata": {"file_name": Path(name).name, "file_path": name, **known, **(extra_info or {})},
+            "metadata": {"file_name": Path(name).name, "file_path": name, **known, **readable(extra_info or {})},
             "excluded_embed_metadata_keys": list(_NOT_FOR_MODELS),
             "excluded_llm_metadata_keys": list(_NOT_FOR_MODELS),
         }

@@ -4,9 +4,9 @@ The words of the field: a *query* is what is searched for, a *passage* is what i
 both). They get different prompts, so they are different arguments everywhere.
 """
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import BinaryIO, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,9 +60,11 @@ def replace_surrogates(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-Embeddable: TypeAlias = Passage | str | Image.Image | bytes | Path | ImageUrl
-"""A `str` is always a text; a `Path` is always an image file; bytes are an image file's content; an `ImageUrl` is an
-image that is fetched."""
+Embeddable: TypeAlias = (
+    Passage | str | Image.Image | bytes | bytearray | memoryview | BinaryIO | os.PathLike[str] | ImageUrl
+)
+"""A `str` is always a text; a `Path` is always an image file; bytes are an image file's content, and so is what an open
+binary file holds; an `ImageUrl` is an image that is fetched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +98,9 @@ def as_passage(item: Embeddable) -> Passage:
         return item
     if isinstance(item, str):
         return Passage(text=item)
-    if isinstance(item, (Image.Image, bytes, Path, ImageUrl)):
+    if isinstance(item, Image.Image | bytes | bytearray | memoryview | os.PathLike | ImageUrl) or hasattr(item, "read"):
         return Passage(image=item)
     raise InputError(
-        f"a {type(item).__name__} cannot be embedded: pass a str (text), a Pillow image, bytes or a Path (image), "
-        "or a Passage"
+        f"a {type(item).__name__} cannot be embedded: pass a str (text), a Pillow image, bytes, a Path or a file "
+        "opened as binary (image), or a Passage"
     )

@@ -8,6 +8,7 @@ from pydantic import ConfigDict, PrivateAttr
 from nemovlm.embedder import Embedder
 from nemovlm.errors import NemoVLMError
 from nemovlm.inputs import Passage
+from nemovlm.paths import readable_name
 from nemovlm.settings import EmbedderFields
 
 T = TypeVar("T")
@@ -74,6 +75,11 @@ class Adapter(EmbedderFields):
     def get_available_models(cls, **fields: Any) -> list[str]:
         """Return the `available_models` of an object with these fields."""
         return cls(**fields).available_models
+
+
+def readable(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metadata as stores can hold them: what is text may name a file whose name is not UTF-8."""
+    return {key: readable_name(value) if isinstance(value, str) else value for key, value in metadata.items()}
 
 
 def passage_or_error(make: Callable[[T], Passage], value: T) -> Passage | NemoVLMError:

@@ -294,7 +294,7 @@ def test_a_format_that_pillow_was_taught_is_read() -> None:
     [
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "pillow-heif"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", r"Image\.open"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", r"Image\.open"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "as a PNG"),
     ],
     ids=["HEIC", "EPS", "SVG"],
 )

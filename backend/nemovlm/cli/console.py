@@ -16,6 +16,7 @@ from nemovlm.engines.choice import default_model
 from nemovlm.errors import ConfigurationError, MissingExtraError, NemoVLMError, one_line
 from nemovlm.models.catalogue import POCKET
 from nemovlm.parity import model_on_engine
+from nemovlm.paths import local_path, readable_name
 from nemovlm.settings import EngineName, Options, Settings
 
 try:
@@ -82,8 +83,8 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
 
 
 def say(message: str, style: str | None = None) -> None:
-    """Print one line to standard error."""
-    stderr.print(Text(message, style=style or ""), soft_wrap=True)
+    """Print one line to standard error, in which names of files may be no UTF-8."""
+    stderr.print(Text(readable_name(message), style=style or ""), soft_wrap=True)
 
 
 def print_json(value: Any, *, indent: int | None = None) -> None:
@@ -98,7 +99,7 @@ def write(path: Path, content: str | bytes) -> None:
         ConfigurationError: It cannot be written.
     """
     try:
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        local_path(path).write_bytes(content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise ConfigurationError(f"cannot write {path}: {one_line(error)}") from error
     say(f"written: {path}")

@@ -29,8 +29,9 @@ from nemovlm.cli.console import (
     write,
 )
 from nemovlm.errors import ConfigurationError
-from nemovlm.inputs import Modality, Passage
+from nemovlm.inputs import Modality, Passage, replace_surrogates
 from nemovlm.parity import model_on_engine
+from nemovlm.paths import readable_name
 
 if TYPE_CHECKING:
     from nemovlm.cli.report import Answer
@@ -102,17 +103,17 @@ def search(
     if (image is None) == (not questions):
         raise ConfigurationError("ask at least one question, or give one picture with --image")
     pages = open_index(db, engine=engine, base_url=base_url, device=device)
-    answers = [Answer(question, pages.search(question, k)) for question in questions or []]
+    answers = [Answer(question, pages.search(question, k)) for question in map(replace_surrogates, questions or [])]
     if image is not None:
-        answers = [Answer(image.name, pages.search(image, k))]
+        answers = [Answer(readable_name(image.name), pages.search(image, k))]
+    if html is not None:  # first: whoever reads what is printed may stop before its end
+        subtitle = f"{len(pages)} pages in {readable_name(db)}; {model_on_engine(pages.embedder.describe())}"
+        write(html, render_html(answers, title="Pages found", subtitle=subtitle))
     if as_json:
         print_json([answer.as_dict() for answer in answers], indent=2)
     else:
         for answer in answers:
             _print(answer)
-    if html is not None:
-        subtitle = f"{len(pages)} pages in {db}; {model_on_engine(pages.embedder.describe())}"
-        write(html, render_html(answers, title="Pages found", subtitle=subtitle))
 
 
 @command
@@ -129,18 +130,20 @@ def embed(
     debug: Debug = False,
 ) -> None:
     """Embed texts and images: one line of JSON each, in the order given, texts first."""
-    texts, images = texts or [], image or []
+    texts, images = list(map(replace_surrogates, texts or [])), image or []
     if (not texts and not images) or (query and images):
         raise ConfigurationError("give texts, or images with --image; a query is always a text")
     embedder = open_embedder(model, engine=engine, base_url=base_url, device=device)
-    passages = [Passage(text=text) for text in texts] + [Passage(image=path, label=str(path)) for path in images]
+    names = list(map(readable_name, images))
+    passages = [Passage(text=text) for text in texts]
+    passages += [Passage(image=path, label=name) for path, name in zip(images, names, strict=True)]
     vectors = embedder.embed_queries(texts) if query else embedder.embed(passages)
     if out is not None:
         buffer = BytesIO()
         np.save(buffer, vectors)
         write(out, buffer.getvalue())
         return
-    for name, vector in zip([*texts, *map(str, images)], vectors, strict=True):
+    for name, vector in zip([*texts, *names], vectors, strict=True):
         print_json({"input": name, "embedding": [round(float(x), 8) for x in vector]})
 
 

@@ -21,16 +21,17 @@ from nemovlm.errors import ImageError, ImageTooLargeError, one_line
 from nemovlm.images.download import ImageUrl, download
 from nemovlm.paths import local_path, read_binary, readable_name
 
-ImageSource: TypeAlias = Image.Image | bytes | Path | str | ImageUrl
-"""A Pillow image, the bytes of an image file, a `Path`, a whole data URL (`data:image/png;base64,...`), or an
-`ImageUrl`, which is fetched."""
+ImageSource: TypeAlias = Image.Image | bytes | bytearray | memoryview | BinaryIO | os.PathLike[str] | str | ImageUrl
+"""A Pillow image, the bytes of an image file, an open binary file, a `Path`, a whole data URL
+(`data:image/png;base64,...`), or an `ImageUrl`, which is fetched."""
 
 MAX_PIXELS = 178_956_970
 """Twice Pillow's own `Image.MAX_IMAGE_PIXELS`: where Pillow, and vLLM with it, speak of a decompression bomb."""
 
 # Raster formats that Pillow decodes by itself. Left out on purpose: EPS starts Ghostscript.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF")
-_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")  # ISO/IEC 23008-12, at byte 8
+# ISO/IEC 23008-12, at byte 8.
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 
 # What the EXIF tag Orientation asks for (EXIF 2.32, tag 0x0112).
 ORIENTATION = 0x0112
@@ -95,7 +96,7 @@ def image_type(data: bytes) -> str:
     return "image/jpeg" if kind == "MPO" else Image.MIME.get(kind, f"image/{kind.lower()}")
 
 
-def image_source(reference: "ImageSource | BinaryIO") -> ImageSource:
+def image_source(reference: ImageSource) -> ImageSource:
     """Return what an image argument of a framework stands for, where, unlike in this package, a `str` is a path.
 
     Nothing is fetched, and nothing is read but an open file.
@@ -114,45 +115,44 @@ def image_source(reference: "ImageSource | BinaryIO") -> ImageSource:
         if scheme.lower() == "file":
             return Path(url2pathname(urlsplit(reference).path))
         raise ImageError(f"{scheme}:// addresses are not fetched; download the image, or pass a nemovlm.ImageUrl")
-    if isinstance(reference, (str, bytes, Image.Image, ImageUrl)):
+    if isinstance(reference, str | bytes | os.PathLike | Image.Image | ImageUrl):
         return reference
-    if isinstance(reference, os.PathLike):
-        return local_path(reference)
-    if isinstance(reference, (bytearray, memoryview)):
-        return bytes(reference)
-    if not hasattr(reference, "read"):
-        raise ImageError(
-            f"{type(reference).__name__} is no type of image: pass a path, bytes, a data URL or a Pillow image"
-        )
-    try:
-        return read_binary(reference)
-    except (OSError, TypeError) as error:
-        raise ImageError(f"the open file cannot be read: {one_line(error)}") from error
+    return read_image(reference)  # at once: an open file may be closed when it is embedded
 
 
-def read_image(source: bytes | Path | str | ImageUrl) -> bytes:
-    """Return the bytes of an image file, whatever they hold. Blocks: an `ImageUrl` is fetched, a path read.
+def read_image(source: ImageSource) -> bytes:
+    """Return the bytes of an image file, whatever they hold: of any source but a Pillow image, which has none.
+
+    Blocks: an `ImageUrl` is fetched, a path read.
 
     Raises:
         ImageError: They cannot be read or fetched, or there are none.
     """
-    if isinstance(source, Path):
+    if isinstance(source, os.PathLike):
         try:
             data = local_path(source).read_bytes()
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-            text = str(source)  # it may be base64 taken for a path
+            text = os.fspath(source)  # it may be base64 taken for a path
             name = readable_name(text) if len(text) <= 300 and image_in(text) is None else f"{text[:40]}..."
             raise ImageError(f"cannot read {name}: {one_line(error)}") from error
     elif isinstance(source, str):
         data = _decode_data_url(source)
-    elif isinstance(source, bytes):
-        data = source
+    elif isinstance(source, bytes | bytearray | memoryview):
+        data = bytes(source)
     elif isinstance(source, ImageUrl):
         data = download(source)
+    elif hasattr(source, "read"):
+        try:
+            data = read_binary(source)
+        except (OSError, TypeError) as error:
+            raise ImageError(f"the open file cannot be read: {one_line(error)}") from error
     else:
-        raise ImageError(f"a {type(source).__name__} is no image: pass a Pillow image, bytes, a Path or a data URL")
+        raise ImageError(
+            f"a {type(source).__name__} is no image: pass a Pillow image, bytes, a Path, a binary file or a data URL"
+        )
     if not data:
-        raise ImageError(f"{source} is empty (0 bytes)" if isinstance(source, Path) else "the image is empty (0 bytes)")
+        name = readable_name(source) if isinstance(source, os.PathLike) else "the image"
+        raise ImageError(f"{name} is empty (0 bytes)")
     return data
 
 
@@ -231,6 +231,8 @@ def open_image(data: bytes) -> Image.Image:
         way_out = "if Pillow can read it, pass Image.open(path)"
         if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
             way_out = "it is HEIC: install pillow-heif and call its register_heif_opener(), or save it as JPEG"
+        elif b"<svg" in data[:1000].lower():
+            way_out = "it is a drawing (SVG): render it as a PNG first"
         raise ImageError(
             f"the bytes are no image that can be read (PNG, JPEG, WebP, TIFF, GIF, BMP); {way_out}"
         ) from error

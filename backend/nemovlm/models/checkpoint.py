@@ -15,6 +15,7 @@ from nemovlm.models.catalogue import CATALOGUE, find_card, nearest
 from nemovlm.models.families import architecture_of, family_of
 from nemovlm.models.files import read_json, weight_files
 from nemovlm.models.llama_nemotron.cards import MAX_TEXT_TOKENS, MAX_TOKENS_WITH_IMAGE
+from nemovlm.paths import local_path
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def find_checkpoint(model: str, revision: str | None = None, *, served: bool = F
         model: An id of the catalogue, or a folder.
         revision: The commit of the hub repository. Default: the one that the catalogue pins.
         served: Whether a server has the weights: then any id will do, no revision is needed, the server is asked for
-            the very name that was given, and a folder is one only if it is an absolute path or begins with a dot.
+            the very name that was given, and a folder is one only if its path is absolute or begins with a dot or `~`.
 
     Raises:
         UnknownModelError: There is no such model; it names the nearest known id.
@@ -87,18 +88,18 @@ def find_checkpoint(model: str, revision: str | None = None, *, served: bool = F
                 f"{card.id} travels in this package, at revision {card.revision!r}; there is no revision {revision!r}"
             )
         card = replace(card, revision=revision)
-    if served and model and not model.startswith(("/", ".")):
+    if served and model and not model.startswith(("/", ".", "~")):
         unknown = ModelCard(model, None, None, MAX_TEXT_TOKENS, MAX_TOKENS_WITH_IMAGE, on_hub=False)
         return Checkpoint(replace(card, id=model) if card else unknown, None)
     if card is None:
-        if not model or not Path(model).is_dir():
+        if not model or not local_path(model).is_dir():
             guess = nearest(model)
             known = ", ".join(card.id for card in CATALOGUE)
             raise UnknownModelError(
                 f"there is no model {model!r} and no such folder; "
                 + (f"did you mean {guess!r}?" if guess else f"known models: {known}")
             )
-        folder = Path(model).resolve()
+        folder = local_path(model).resolve()
         return Checkpoint(_card_of_folder(folder), folder)
     if not card.on_hub:
         return Checkpoint(card, Path(str(files("nemovlm"))) / "pocket")

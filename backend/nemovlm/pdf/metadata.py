@@ -4,8 +4,6 @@ import re
 from collections.abc import Callable
 from datetime import datetime
 
-from nemovlm.inputs import replace_surrogates
-
 # PDFium's marks for a hyphen at the end of a line, behind which the word goes on, and NULs, which no database takes.
 _NO_TEXT = str.maketrans("", "", "\ufffe\x02\x00")
 
@@ -16,25 +14,17 @@ _DATE = re.compile(r"(?:D:)?(\d{4})(\d\d)?(\d\d)?(\d\d)?(\d\d)?(\d\d)?(?:Z.*|([+
 
 
 def clean(text: str) -> str:
-    """Return a string of a PDF as text. Every one that leaves `pdf/` has been here."""
-    return replace_surrogates(text.translate(_NO_TEXT)).replace("\r\n", "\n").strip()
+    """Return a string of a PDF as every store can hold it. Each that leaves `pdf/` has been here."""
+    return text.translate(_NO_TEXT).replace("\r\n", "\n").strip()
 
 
 def read_info(read: Callable[[str], str]) -> dict[str, str]:
     """Return the information dictionary of a PDF: all keys, in lower case, and "" where the PDF does not say.
 
     Args:
-        read: Key -> what the PDF has there, or "". A UnicodeDecodeError counts as "": damaged files have half
-            characters.
+        read: Key -> what the PDF has there, or "".
     """
-    info = {}
-    for key in _KEYS:
-        try:
-            value = clean(read(key))
-        except UnicodeDecodeError:
-            value = ""
-        info[key.lower()] = iso_date(value) if key.endswith("Date") else value
-    return info
+    return {key.lower(): iso_date(read(key)) if key.endswith("Date") else read(key) for key in _KEYS}
 
 
 def iso_date(date: str) -> str:

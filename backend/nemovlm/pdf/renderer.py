@@ -9,7 +9,6 @@ import math
 import os
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -68,7 +67,7 @@ class Renderer:
     ) -> None:
         self.source = source
         self.password = password
-        self.name = name or (readable_name(source) if isinstance(source, Path) else "<bytes>")
+        self.name = readable_name(name or (source if isinstance(source, Path) else "<bytes>"))
         self._vision = vision
         self._dpi = dpi
         self._canvas = bytearray()  # kept from page to page: to touch fresh memory first costs as much as rendering
@@ -78,7 +77,7 @@ class Renderer:
             self.version = _version(source)
             """What tells its file from another that takes its place."""
             self.total = len(self._document)
-            self._info = read_info(self._document.get_metadata_value)
+            self._info = read_info(lambda key: _read(pdfium.FPDF_GetMetaText, self._document, key.encode()))
         if not self.total:
             self.close()
             raise PdfFormatError("the PDF has no pages; it is empty or damaged").at(self.name)
@@ -171,10 +170,9 @@ class Renderer:
             page.close()
 
     def _label(self, index: int) -> str:
-        with suppress(UnicodeDecodeError):  # a damaged one
-            if label := clean(self._document.get_page_label(index)):
-                return label
-        return str(index + 1)
+        """Return the label in one line, or the number where there is none or only a damaged one."""
+        label = " ".join(_read(pdfium.FPDF_GetPageLabel, self._document, index).split())
+        return label if label and "\ufffd" not in label else str(index + 1)
 
     def _reopen_if_due(self) -> None:
         """Open the document anew after some pages, unless its file was changed: then the old one stays open."""
@@ -200,10 +198,16 @@ def _paint(page: pypdfium2.PdfPage, size: PageSize, buffer: bytearray | memoryvi
 def _text(page: pypdfium2.PdfPage) -> str:
     text_page = page.get_textpage()
     try:
-        text: str = text_page.get_text_bounded()
+        return clean(text_page.get_text_bounded(errors="replace"))
     finally:
         text_page.close()
-    return clean(text)
+
+
+def _read(function: Callable[..., int], *arguments: object) -> str:
+    """Return what a function of PDFium's writes: UTF-16 and a NUL. pypdfium2 would fail on half a character in it."""
+    buffer = ctypes.create_string_buffer(function(*arguments, None, 0))
+    function(*arguments, buffer, len(buffer))
+    return clean(buffer.raw[:-2].decode("utf-16-le", "replace"))
 
 
 def _open(source: Path | bytes, password: str | None, name: str) -> pypdfium2.PdfDocument:

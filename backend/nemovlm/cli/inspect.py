@@ -63,7 +63,7 @@ def doctor(
     def add(findings: Iterable[Finding]) -> None:
         for finding in findings:
             found.append(finding)
-            rows.add_row(finding.name, Text(finding.text, style="" if finding.sound else "red"))
+            rows.add_row(Text(finding.name), Text(finding.text, style="" if finding.sound else "red"))
 
     try:
         add(examine_extras())

@@ -217,6 +217,8 @@ def _open(source: Path | bytes, password: str | None, name: str) -> pypdfium2.Pd
                 empty = not file.read(1)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             raise PdfError(f"the file cannot be read: {one_line(error)}").at(name) from error
+        if readable_name(source) != str(source):
+            source = source.read_bytes()  # older versions of pypdfium2 open no names that are not UTF-8
     else:
         empty = not source
     if empty:

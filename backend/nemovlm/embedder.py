@@ -486,7 +486,7 @@ def _check(item: Embeddable | NemoVLMError, role: Role, truncate: Truncate) -> I
 
 
 def _sequence(items: Sequence[Any]) -> list[Any]:
-    if isinstance(items, (str, bytes, Path, Passage)):
+    if isinstance(items, str | bytes | bytearray | memoryview | Path | Passage) or hasattr(items, "read"):
         raise InputError(f"pass a list of items, not a single {type(items).__name__}: embed([item])")
     return list(items)
 

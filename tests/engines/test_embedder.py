@@ -59,7 +59,7 @@ async def test_sync_and_async_agree(call: Call, vl: Embedder) -> None:
     assert np.array_equal(one, vl.embed_query("what is it?"))
 
 
-@pytest.mark.parametrize("wrong", ["one text", b"bytes", Path("x.png"), Passage(text="x")])
+@pytest.mark.parametrize("wrong", ["one text", b"bytes", Path("x.png"), Passage(text="x"), BytesIO(b"bytes")])
 async def test_a_single_item_is_no_list(call: Call, vl: Embedder, wrong: Any) -> None:
     """A lone str would be taken for a list of letters; it is refused."""
     with pytest.raises(InputError, match="pass a list"):

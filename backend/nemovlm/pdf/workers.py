@@ -90,9 +90,9 @@ class _Crew:
                 page, reason = dealt.page, str(death)
                 deaths += death.at_work
             self._replace_dead()
-            if deaths == _DEATHS or (deaths and not self._processes):
-                break  # and not here, where it would be the death of the whole program
-            dealt = self._send(page, self._processes[0]) if self._processes else page
+            dealt = self._send(page, self._processes[0]) if self._processes and deaths < _DEATHS else page
+            if deaths and isinstance(dealt, int):
+                break  # not here, where it would be the death of the whole program
         failure = PdfPageError(f"the page cannot be read (the process that rendered it died: {reason})", page=page)
         return failure.at(f"{self._renderer.name} page {page + 1}")
 

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, field_validator
 
 from langchain_nemovlm.caches import ByteStoreCache
 from langchain_nemovlm.pages import passage_of
+from nemovlm import runtime
 from nemovlm.errors import InputError, NemoVLMError
 from nemovlm.images import image_source, is_data_url
 from nemovlm.images.download import ImageUrl
@@ -64,7 +65,7 @@ class NemoVLMEmbeddings(Adapter, Embeddings):
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """`embed_documents` for async code."""
-        return await self.aembed_passages(self._documents(texts))
+        return await self.aembed_passages(await runtime.in_thread(self._documents, texts))  # which looks for files
 
     def embed_query(self, text: str) -> list[float]:
         """Embed a text as a query."""
@@ -80,7 +81,7 @@ class NemoVLMEmbeddings(Adapter, Embeddings):
 
     async def aembed_image(self, uris: Sequence[ImageReference]) -> list[list[float]]:
         """`embed_image` for async code."""
-        return await self.aembed_passages(_images(uris))
+        return await self.aembed_passages(await runtime.in_thread(_images, uris))
 
     def embed_images(self, images: Sequence[ImageReference]) -> list[list[float]]:
         """Embed images as passages: `embed_image` under the name that other stores look for."""

@@ -9,6 +9,7 @@ from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.vectorstores import VectorStoreRetriever
 
 from langchain_nemovlm.pages import pages_to_message
+from nemovlm import runtime
 
 
 class NemoVLMPageRetriever(VectorStoreRetriever):
@@ -36,7 +37,7 @@ class NemoVLMPageRetriever(VectorStoreRetriever):
             return prompt(question, self.invoke(question))
 
         async def aask(question: str) -> list[BaseMessage]:
-            return prompt(question, await self.ainvoke(question))
+            return await runtime.in_thread(prompt, question, await self.ainvoke(question))
 
         return RunnableLambda(ask, aask)
 

@@ -19,6 +19,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from llamaindex_nemovlm.caches import KVStoreCache
+from nemovlm import runtime
 from nemovlm.errors import ConfigurationError, ImageError, NemoVLMError
 from nemovlm.images import ImageSource, decode_base64, has_data_scheme, image_in, image_source, read_image
 from nemovlm.images.download import ImageUrl
@@ -115,7 +116,8 @@ class NemoVLMEmbedding(Adapter, MultiModalEmbedding):
         return [_list(vector) for vector in self._embedder.embed(self._images(img_file_paths))]
 
     async def _aget_image_embeddings(self, img_file_paths: Sequence[ImageReference]) -> list[Embedding]:
-        return [_list(vector) for vector in await self._embedder.aembed(self._images(img_file_paths))]
+        images = await runtime.in_thread(self._images, img_file_paths)
+        return [_list(vector) for vector in await self._embedder.aembed(images)]
 
     # LlamaIndex's own methods for images know no events, no rate limiter and no end of concurrent calls, and those for
     # texts count the items of an error in each batch anew. These do the same for all.

@@ -16,10 +16,18 @@ import numpy as np
 import pytest
 from blockbuster import blockbuster_ctx
 from langchain_core.document_loaders import Blob
+from langchain_core.documents import Document
+from langchain_core.vectorstores import InMemoryVectorStore
 from llama_index.core.schema import BaseNode, ImageDocument, ImageNode, MediaResource, TextNode
 from pydantic import SecretStr
 
-from langchain_nemovlm import NemoVLMEmbeddings, NemoVLMPDFLoader, NemoVLMPDFParser, page_to_content_block
+from langchain_nemovlm import (
+    NemoVLMEmbeddings,
+    NemoVLMPageRetriever,
+    NemoVLMPDFLoader,
+    NemoVLMPDFParser,
+    page_to_content_block,
+)
 from langchain_nemovlm.pages import passage_of
 from llamaindex_nemovlm import NemoVLMEmbedding, NemoVLMPDFReader
 from nemovlm import Embedder
@@ -133,10 +141,21 @@ def test_langgraph_dev_finds_nothing_that_blocks(
     fields = {name: str(value) for name, value in fields.items()}
     picture = tmp_path / "x.png"
     picture.write_bytes(ICON)
-    langchain, llamaindex = NemoVLMEmbeddings(**fields), NemoVLMEmbedding(**fields)
+    langchain = NemoVLMEmbeddings(**fields, image_dir=tmp_path)
+    llamaindex = NemoVLMEmbedding(**fields)
+    content, _ = named(tmp_path)
+    page = Document(content, metadata={"image_path": str(picture)})
+    store = InMemoryVectorStore(langchain)
+    prompts = NemoVLMPageRetriever(vectorstore=store).as_prompt()
 
     async def use() -> None:
         for _ in range(2):
+            await store.aadd_documents([page])
+            await langchain.aembed_documents([f"{content}\n\nand more"])
+            with await asyncio.to_thread(picture.open, "rb") as file:
+                await langchain.aembed_image([file])
+                await llamaindex.aget_image_embedding(file)
+            await prompts.ainvoke("a question")
             await langchain.aembed_query("a question")
             await langchain.aembed_documents(["a text", data_url(ICON, "image/png")])
             await langchain.aembed_image([str(picture)])

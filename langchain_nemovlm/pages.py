@@ -27,9 +27,9 @@ _log = logging.getLogger("nemovlm")
 
 _IN_A_LABEL = str.maketrans("[]\n", "() ")
 # The image's name is a digest, so that nothing else in the folder is ever opened; and what has a scheme is no path.
-_IMAGE = re.compile(r"!\[([^\n\[\]]*)\]\([^\n:()]*?([0-9a-f]{64}\.png)\)[^\S\n]*$", re.MULTILINE)
-# What a text splitter leaves of it where its chunks are too short for the name.
-_PART_OF_AN_IMAGE = re.compile(r"!\[[^\n\[\]]*(?:\](?:\([^\n:()]*)?)?\Z|\A[^\n(]*[0-9a-f]{8,64}\.png\)")
+_IMAGE_AT_THE_END = re.compile(r"^!\[([^\n\[\]]*)\]\([^\n:()]*?([0-9a-f]{64}\.png)\)\Z", re.MULTILINE)
+# What a text splitter leaves of it, which cuts pages or joins them.
+_ELSEWHERE = re.compile(r"!\[[^\n\[\]]*(?:\](?:\([^\n:()]*)?)?\Z|[0-9a-f]{8,64}\.png\)")
 
 
 def markdown(page: Page, file: Path) -> str:
@@ -41,19 +41,17 @@ def markdown(page: Page, file: Path) -> str:
 def passage_of(content: str, folder: Path, modality: Modality) -> Passage | None:
     """Return what to embed of a `markdown` page whose image lies in `folder`, or None for any other text.
 
-    Text splitters join pages and cut them: a name that is not at the end counts if there is such a file, and part of a
-    name is said in the log.
+    A name that a text splitter has cut, or that stands elsewhere than at the end, is said in the log.
     """
     content = content.rstrip()
-    named = [
-        match for match in _IMAGE.finditer(content) if match.end() == len(content) or (folder / match[2]).is_file()
-    ]
-    if not named:
-        if part := _PART_OF_AN_IMAGE.search(content):
-            _log.warning("a page was split in the name of its image (%r), and is embedded as text", part[0][-60:])
+    if not (match := _IMAGE_AT_THE_END.search(content)):
+        if _ELSEWHERE.search(content):
+            _log.warning(
+                "a page was cut or joined with others: its image is not named at its end, so it is embedded as text: %r",
+                content[-60:],
+            )
         return None
-    match = named[-1]
-    text = (content[: match.start()] + content[match.end() :]).strip()
+    text = content[: match.start()].rstrip()
     return Passage(
         text=None if modality == "image" else text,
         image=None if modality == "text" else folder / match[2],

@@ -219,7 +219,7 @@ def test_what_follows_the_name_of_an_image_does_not_hide_it(after: str, between:
 def test_a_name_that_was_split_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A text splitter with chunks that are too short makes a text of a page: not without a word."""
     content, _ = named(tmp_path)
-    for chunk in (content[:-20], content[len(content) - 40 :]):
+    for chunk in (content[:-20], content[len(content) - 40 :], f"{content}\n\nthe next page"):
         caplog.clear()
         assert passage_of(chunk, tmp_path, "image") is None
         assert "split" in caplog.text

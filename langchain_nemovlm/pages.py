@@ -47,7 +47,7 @@ def passage_of(content: str, folder: Path, modality: Modality) -> Passage | None
     if not (match := _IMAGE_AT_THE_END.search(content)):
         if _ELSEWHERE.search(content):
             _log.warning(
-                "a page was cut or joined with others: its image is not named at its end, so it is embedded as text: %r",
+                "a page was split or joined: its image is not named at its end, and it is embedded as text: %r",
                 content[-60:],
             )
         return None

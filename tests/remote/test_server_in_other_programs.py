@@ -19,7 +19,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from nemovlm import Embedder
-from nemovlm.errors import EngineError
+from nemovlm.errors import ConfigurationError, EngineError
 from nemovlm.server import ServerOptions, make_app, service
 from nemovlm.server.schema import EmbeddingRequest
 from tests.support.servers import ready, running
@@ -231,6 +231,25 @@ def test_the_name_of_the_scheme_has_no_case(header: str, status: int, guarded: s
     """RFC 9110, 11.1. The key has."""
     headers = {"Authorization": header.encode("latin-1")}
     assert httpx.get(f"{guarded}/v1/models", headers=headers).status_code == status
+
+
+def test_an_empty_key_is_no_open_door(vl_folder: Path) -> None:
+    """Whoever passes one meant another."""
+    with pytest.raises(ConfigurationError, match="empty"):
+        make_app(Embedder(vl_folder), ServerOptions(api_key=SecretStr(" \n")))
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_failure(served_vl: str) -> None:
+    """It is counted as gone."""
+    host, port = served_vl.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n{")
+    for _ in range(6000):
+        if 'status="499"' in (said := httpx.get(f"{served_vl}/v1/metrics").text):
+            break
+        threading.Event().wait(0.01)
+    assert 'status="499"' in said
+    assert 'status="500"' not in said
 
 
 @pytest.mark.parametrize(

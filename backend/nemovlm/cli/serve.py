@@ -45,7 +45,9 @@ def serve(
     debug: Debug = False,
 ) -> None:
     """Serve a model over HTTP, in the protocol of NVIDIA's embedding NIM."""
-    names, api_key = tuple(served_model_name or ()), (api_key or "").strip() or None
+    names = tuple(served_model_name or ())
+    if api_key is not None and not (api_key := api_key.strip()):  # of a file that was empty, say
+        raise ConfigurationError("the key that clients must have is empty; leave --api-key out if none is wanted")
     if vllm_server:
         _refuse_options(context, ("engine", "device", "max_queue", "max_body_mb", "max_pixels", "keep_alive"))
         flags = tuple(vllm_flags or ())

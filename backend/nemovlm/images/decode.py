@@ -158,7 +158,7 @@ def read_image(source: ImageSource) -> bytes:
 
 # RFC 2397, and what is made of it: capitals, blanks and line ends, the letters of URLs, and letters as %2B.
 _DATA_URL = re.compile(
-    r"\s*data:image/[\w.+-]+(?:;\s*[\w.+=-]+)*;\s*base64\s*,[\w+/%\s-]+={0,2}\s*", re.IGNORECASE | re.ASCII
+    r"\s*data:image/[\w.+-]+(?:;\s*[\w.+=-]+){0,9};\s*base64\s*,[\w+/%\s-]+={0,2}\s*", re.IGNORECASE | re.ASCII
 )
 
 

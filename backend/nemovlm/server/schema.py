@@ -17,14 +17,17 @@ from nemovlm.images import decode_base64, measure
 from nemovlm.inputs import Item, Modality, Role, Truncate, Vector, replace_surrogates
 from nemovlm.wire.quantize import EmbeddingType, quantize
 
+# Nine parameters at the most: more are nobody's, and to look through a body full of them takes seconds.
 _START = re.compile(r"(?:<img\s+src=['\"])?data:image/", re.IGNORECASE)
 # A data URL that a string ends with, by itself or in an <img>. `;base64` may be missing: the model card's own example
 # for the OpenAI client leaves it out.
 _IMAGE = re.compile(
-    r"(?:<img\s+src=(?P<quote>['\"]))?data:image/[\w.+-]+(?:;[\w.+=-]+)*,(?P<payload>[^'\"<>:;,]*)(?(quote)(?P=quote)\s*/?>)\s*",
+    r"(?:<img\s+src=(?P<quote>['\"]))?data:image/[\w.+-]+(?:;[\w.+=-]+){0,9},(?P<payload>[^'\"<>:;,]*)(?(quote)(?P=quote)\s*/?>)\s*",
     re.IGNORECASE,
 )
-_ANOTHER = re.compile(r"data:image/[\w.+-]+(?:;[\w.+=-]+)*,[A-Za-z0-9+/=]{64}", re.IGNORECASE)  # no example is so long
+_ANOTHER = re.compile(
+    r"data:image/[\w.+-]+(?:;[\w.+=-]+){0,9},[A-Za-z0-9+/=]{64}", re.IGNORECASE
+)  # no example is so long
 _AS_TEXT = "; if it is meant as a text, set modality='text'"
 
 

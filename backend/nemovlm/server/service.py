@@ -14,11 +14,20 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import SecretStr, ValidationError
+from starlette.requests import ClientDisconnect
 
 from nemovlm import __version__, runtime
 from nemovlm.embedder import Embedder
 from nemovlm.engines.base import Answer, Outcome, normalize
-from nemovlm.errors import EngineError, ImageTooLargeError, InputError, InputTooLongError, NemoVLMError, one_line
+from nemovlm.errors import (
+    ConfigurationError,
+    EngineError,
+    ImageTooLargeError,
+    InputError,
+    InputTooLongError,
+    NemoVLMError,
+    one_line,
+)
 from nemovlm.inputs import Item, Role, Vector
 from nemovlm.server.metrics import Metrics
 from nemovlm.server.schema import EmbeddingRequest
@@ -83,11 +92,16 @@ class Server:
         embedder: What embeds.
         options: What the server allows.
         failed: Called with the error if the model cannot be loaded. Default: it is logged.
+
+    Raises:
+        ConfigurationError: The key is empty.
     """
 
     def __init__(
         self, embedder: Embedder, options: ServerOptions, failed: Callable[[NemoVLMError], None] | None = None
     ) -> None:
+        if options.api_key is not None and not options.api_key.get_secret_value().strip():
+            raise ConfigurationError("the key that clients must have is empty; leave it out if none is wanted")
         self.embedder = embedder
         self.options = options
         self.metrics = Metrics()
@@ -232,10 +246,13 @@ class Server:
         if announced.isdecimal() and int(announced) > limit:
             raise too_large
         body = bytearray()
-        async for part in request.stream():
-            body += part
-            if len(body) > limit:
-                raise too_large
+        try:
+            async for part in request.stream():
+                body += part
+                if len(body) > limit:
+                    raise too_large
+        except ClientDisconnect:
+            raise _gone() from None
         return bytes(body)
 
     def _parse(self, body: bytes) -> tuple[EmbeddingRequest, list[Item]]:
@@ -288,10 +305,14 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             return working.result()
-        raise Refusal(_CLIENT_GONE, "the client closed its connection before there was an answer")
+        raise _gone()
     finally:
         working.cancel()
         watching.cancel()
+
+
+def _gone() -> Refusal:
+    return Refusal(_CLIENT_GONE, "the client closed its connection before there was an answer")
 
 
 async def _disconnected(request: Request) -> None:

@@ -16,12 +16,18 @@ from tests.support.command import COMMAND
 from tests.support.old_index import ids, without_key
 
 INDEXING = """
-import sys
+import sys, time
 from nemovlm import Embedder, PageIndex
 import nemovlm.index
 nemovlm.index.run._FLUSH_PAGES = 2
 index = PageIndex(sys.argv[2], Embedder(sys.argv[1]))
-index.add(sys.argv[3], progress=lambda done, total: print(done, flush=True))
+
+def progress(done, total):
+    print(done, flush=True)
+    if done >= 5:
+        time.sleep(60)  # here it is ended
+
+index.add(sys.argv[3], progress=progress)
 """
 
 

@@ -18,11 +18,11 @@ from nemovlm.images import encode_png
 from nemovlm.integrations import readable
 from nemovlm.on_error import OnError, apply_on_error, check_on_error
 from nemovlm.paths import local_path, readable_name
-from nemovlm.pdf import Page, page_id, pdfs_below, read_pages, require_local_path
+from nemovlm.pdf import PAGE_MEMORY, PAGE_TIMEOUT, Page, Password, page_id, pdfs_below, read_pages, require_local_path
 
 
 class NemoVLMPDFParser(BaseBlobParser):
-    """Parses a PDF blob into one document a page, lazily: a page is rendered when it is asked for.
+    """Parses a PDF blob into one document a page, lazily: pages are rendered a few ahead.
 
     Documents have an id that is the same whenever the page is loaded by that path. Metadata are flat scalars: those of
     the blob; `source`, `file_path` (of a file), `page` (0-based), `page_label`, `total_pages`; `title`, `author`,
@@ -36,9 +36,11 @@ class NemoVLMPDFParser(BaseBlobParser):
             `NemoVLMEmbeddings(image_dir=...)` embeds the page; or nothing (`empty`).
         image_dir: Write every page there as a PNG, named by its digest. `markdown` needs it.
         pages: 0-based indexes. Default: all.
-        password: For encrypted PDFs.
+        password: For encrypted PDFs; several are tried one after the other.
         dpi: Resolution of the image. Default: what fills the tiles of the Nemotron VL models.
         workers: Processes to render in.
+        page_timeout: Seconds that a page may take; then it cannot be read. None: any time.
+        page_memory: Bytes that rendering may take (known on Linux alone). None: any.
         on_error: What to do with a file or page that cannot be read: `"raise"`, `"skip"` it with a warning in the
             log, or call a function with the error.
 
@@ -52,9 +54,11 @@ class NemoVLMPDFParser(BaseBlobParser):
         content: Literal["text", "base64", "markdown", "empty"] = "text",
         image_dir: str | Path | None = None,
         pages: Iterable[int] | None = None,
-        password: str | None = None,
+        password: Password = None,
         dpi: float | None = None,
         workers: int = 1,
+        page_timeout: float | None = PAGE_TIMEOUT,
+        page_memory: int | None = PAGE_MEMORY,
         on_error: OnError = "raise",
     ) -> None:
         check_on_error(on_error)
@@ -70,10 +74,12 @@ class NemoVLMPDFParser(BaseBlobParser):
             "password": password,
             "dpi": dpi,
             "workers": workers,
+            "page_timeout": page_timeout,
+            "page_memory": page_memory,
         }
 
     def lazy_parse(self, blob: Blob) -> Iterator[Document]:
-        """Yield one document a page, rendering each when it is asked for.
+        """Yield one document a page, rendering a few ahead.
 
         Raises:
             PdfError: The PDF or a page cannot be read, unless `on_error` says otherwise.
@@ -133,7 +139,7 @@ class NemoVLMPDFLoader(BaseLoader):
         self._parser = NemoVLMPDFParser(**options)
 
     def lazy_load(self) -> Generator[Document, None, None]:
-        """Yield one document a page, rendering each when it is asked for.
+        """Yield one document a page, rendering a few ahead.
 
         Raises:
             PdfError: A PDF or a page cannot be read, unless `on_error` says otherwise; or there is none in the folder.

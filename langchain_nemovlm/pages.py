@@ -21,7 +21,7 @@ from nemovlm.errors import InputError
 from nemovlm.images import encode_png, for_chat, image_in, read_image
 from nemovlm.inputs import Modality, Passage
 from nemovlm.paths import local_path
-from nemovlm.pdf import Page, iter_pages
+from nemovlm.pdf import Page, Password, iter_pages
 
 _log = logging.getLogger("nemovlm")
 
@@ -59,7 +59,7 @@ def passage_of(content: str, folder: Path, modality: Modality) -> Passage | None
     )
 
 
-def page_to_content_block(document: Document, *, password: str | None = None) -> ImageContentBlock:
+def page_to_content_block(document: Document, *, password: Password = None) -> ImageContentBlock:
     """Return the image of a page as a content block for a chat message.
 
     It is the file `image_path` of the metadata if there is one, else `page_content` if that is an image in base64, as
@@ -67,7 +67,7 @@ def page_to_content_block(document: Document, *, password: str | None = None) ->
 
     Args:
         document: A page, as it was loaded or retrieved.
-        password: For an encrypted PDF that has to be rendered.
+        password: For an encrypted PDF (or several, to be tried) that has to be rendered.
 
     Raises:
         InputError: The document is no page.
@@ -78,13 +78,13 @@ def page_to_content_block(document: Document, *, password: str | None = None) ->
     return create_image_block(base64=base64.b64encode(image.data).decode("ascii"), mime_type=image.mime_type)
 
 
-def pages_to_message(question: str, documents: Sequence[Document], *, password: str | None = None) -> HumanMessage:
+def pages_to_message(question: str, documents: Sequence[Document], *, password: Password = None) -> HumanMessage:
     """Return a message for a chat model that sees: each page with its name before it, then the question.
 
     Args:
         question: What is asked about the pages.
         documents: Pages, as they were loaded or retrieved.
-        password: For encrypted PDFs that have to be rendered.
+        password: For encrypted PDFs (or several, to be tried) that have to be rendered.
 
     Raises:
         InputError: A document is no page.
@@ -97,7 +97,7 @@ def pages_to_message(question: str, documents: Sequence[Document], *, password: 
     return HumanMessage(content_blocks=[*blocks, create_text_block(question)])
 
 
-def _image_file(document: Document, password: str | None) -> bytes:
+def _image_file(document: Document, password: Password) -> bytes:
     metadata = document.metadata
     if path := metadata.get("image_path"):
         return read_image(local_path(path))

@@ -10,6 +10,7 @@ from langchain_core.vectorstores import VectorStoreRetriever
 
 from langchain_nemovlm.pages import pages_to_message
 from nemovlm import runtime
+from nemovlm.pdf import Password
 
 
 class NemoVLMPageRetriever(VectorStoreRetriever):
@@ -21,13 +22,13 @@ class NemoVLMPageRetriever(VectorStoreRetriever):
 
     k: int = 4
 
-    def as_prompt(self, *, password: str | None = None) -> Runnable[str, list[BaseMessage]]:
+    def as_prompt(self, *, password: Password = None) -> Runnable[str, list[BaseMessage]]:
         """Return a runnable that makes a prompt of a question: the pages found for it as images, then the question.
 
         `retriever.as_prompt() | chat_model` answers. Its errors are those of `pages_to_message`.
 
         Args:
-            password: For encrypted PDFs that have to be rendered.
+            password: For encrypted PDFs (or several, to be tried) that have to be rendered.
         """
 
         def prompt(question: str, documents: list[Document]) -> list[BaseMessage]:

@@ -31,7 +31,7 @@ from nemovlm.images import encode_png
 from nemovlm.integrations import readable
 from nemovlm.on_error import apply_on_error
 from nemovlm.paths import local_path, readable_name
-from nemovlm.pdf import Page, page_id, read_pages, require_local_path
+from nemovlm.pdf import PAGE_MEMORY, PAGE_TIMEOUT, Page, page_id, read_pages, require_local_path
 
 _FOR_CONTENT = "pass its path, or the file system that it is on as fs"
 # Of no use to a model that reads the metadata. `image_sha256` keeps pages apart in LlamaIndex's caches.
@@ -61,7 +61,7 @@ class _ImagePage(_Page, ImageDocument):
 
 
 class NemoVLMPDFReader(BasePydanticReader):
-    """Reads PDFs, one document a page, lazily: a page is rendered when it is asked for.
+    """Reads PDFs, one document a page, lazily: pages are rendered a few ahead.
 
     A page becomes an `ImageDocument` with image and text, or with `images=False` a `Document` with its text. Its id
     is the same whenever it is read, and its hash for as long as it looks and reads the same. So `refresh_ref_docs`,
@@ -83,9 +83,17 @@ class NemoVLMPDFReader(BasePydanticReader):
         description="Documents hold the image itself. LlamaIndex loses that of a document that it stores or caches.",
     )
     pages: list[int] | None = Field(default=None, description="0-based indexes. Default: all.")
-    password: str | None = Field(default=None, exclude=True, repr=False, description="For encrypted PDFs.")
+    password: str | list[str] | None = Field(
+        default=None, exclude=True, repr=False, description="For encrypted PDFs; several are tried one after the other."
+    )
     dpi: float | None = Field(default=None, description="Default: what fills the tiles of the Nemotron VL models.")
     workers: int = Field(default=1, ge=1, description="Processes to render in.")
+    page_timeout: float | None = Field(
+        default=PAGE_TIMEOUT, gt=0, description="Seconds that a page may take; then it cannot be read. None: any time."
+    )
+    page_memory: int | None = Field(
+        default=PAGE_MEMORY, gt=0, description="Bytes that rendering may take (known on Linux alone). None: any."
+    )
     on_error: Literal["raise", "skip"] = Field(
         default="raise", description="What to do with a file or page that cannot be read; skip warns in the log."
     )
@@ -98,7 +106,7 @@ class NemoVLMPDFReader(BasePydanticReader):
     def lazy_load_data(
         self, file: str | os.PathLike[str], extra_info: dict[str, Any] | None = None, fs: Any = None, **_: Any
     ) -> Iterable[Document]:
-        """Yield one document a page, rendering each when it is asked for.
+        """Yield one document a page, rendering a few ahead.
 
         Args:
             file: The path of a PDF.
@@ -156,6 +164,8 @@ class NemoVLMPDFReader(BasePydanticReader):
             password=self.password,
             dpi=self.dpi,
             workers=self.workers,
+            page_timeout=self.page_timeout,
+            page_memory=self.page_memory,
             name=readable_name(file),
         )
         with closing(results):

@@ -1,6 +1,5 @@
 """Pages of a PDF rendered in other processes: the same pages in the same order, whatever becomes of the processes."""
 
-import errno
 import itertools
 import multiprocessing
 import os
@@ -19,10 +18,10 @@ import pytest
 from reportlab.lib.pdfencrypt import StandardEncryption
 
 from nemovlm.errors import PdfPageError
-from nemovlm.pdf import Page, iter_pages, processes, read_pages
+from nemovlm.pdf import Page, iter_pages, processes, read_pages, workers
 from nemovlm.threads import wait
 from tests.support.books import box, numbered, write
-from tests.support.reading import DAMAGE, QUICK, failure, noted, read_all
+from tests.support.reading import DAMAGE, QUICK, noted, read_all
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +39,10 @@ def test_processes_give_the_same_pages() -> None:
     small = [(box(0, 0, 200 + 40 * n, 300), f"0 0 {20 * n} 90 re f") for n in range(6)]
     wanted = [5, 0, 0, 99, 3, -1, 1, 4, 2, 5]
     outcomes: list[list[Any]] = []
-    for workers in (1, 2):
+    for count in (1, 2):
         seen: list[Any] = []
         report = lambda error, seen=seen: seen.append((type(error), str(error), error.page))  # noqa: E731
-        for page in iter_pages(write(*small), pages=wanted, workers=workers, on_error=report):
+        for page in iter_pages(write(*small), pages=wanted, workers=count, on_error=report):
             seen.append((page.sha256, page.image.size, page.index, page.label, page.total, page.width, page.dpi))
         outcomes.append(seen)
     assert outcomes[0] == outcomes[1]
@@ -67,20 +66,11 @@ def test_processes_open_encrypted_files(tmp_path: Path) -> None:
         assert [page.text for page in pages] == ["number 0", "number 1", "number 2"]
 
 
-@pytest.mark.parametrize(
-    "source", [b"no PDF", Path("none.pdf"), numbered(1, encrypt="secret")], ids=["junk", "missing", "locked"]
-)
-def test_processes_refuse_what_cannot_be_opened(source: Any) -> None:
-    """What is wrong with a file is found before any process is started, and said in the same words."""
-    errors = [failure(source, workers=workers) for workers in (1, 2)]
-    assert [type(error) for error in errors] == [type(errors[0])] * 2
-    assert str(errors[0]) == str(errors[1])
-
-
 def test_processes_do_not_run_away(document: bytes) -> None:
-    """Only a few pages are rendered ahead of the reader, however many are wanted."""
+    """Nothing is asked for before it is wanted, and then a few pages ahead of the reader, however many there are."""
     asked: list[int] = []
     stream = in_processes(document, pages=noted(itertools.cycle(range(12)), asked), tiling=QUICK)
+    assert asked == []
     assert [page.index for page in itertools.islice(stream, 20)] == [n % 12 for n in range(20)]
     assert len(asked) < 40
     stream.close()  # type: ignore[attr-defined]
@@ -107,8 +97,8 @@ def running() -> list[psutil.Process]:
 
 
 def start_one() -> psutil.Process:
-    """Start a process, and wait until it can render: the next stream gives it the first six pages."""
-    (process,) = processes.take_processes(1)
+    """Start a process, and wait until it can render: the next stream takes it."""
+    process = processes.take_process()
     wait(process._ready)
     processes.give_back([process])
     return psutil.Process(process._process.pid)
@@ -121,8 +111,8 @@ def let_run(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
 
 
 def answering(expression: str) -> str:
-    """Return code that has workers answer with what an expression of `self`, `job` and the real `answer` gives."""
-    return f"answer = worker.Worker.answer; worker.Worker.answer = lambda self, job: {expression}"
+    """Return code that has workers render what an expression of `self`, `page` and the real `render` gives."""
+    return f"render = worker.Worker._render; worker.Worker._render = lambda self, pdf, page: {expression}"
 
 
 def numbers(pages: Iterable[Page]) -> list[str]:
@@ -138,8 +128,8 @@ def test_a_process_is_kept_for_the_next_document(document: bytes, tmp_path: Path
     other = tmp_path / "other.pdf"
     other.write_bytes(numbered(20))
     for _ in range(3):
-        assert numbers(in_processes(document, tiling=QUICK)) == ALL
-        assert numbers(in_processes(other, tiling=QUICK)) == [f"number {number}" for number in range(20)]
+        assert numbers(iter_pages(document, tiling=QUICK)) == ALL
+        assert numbers(iter_pages(other, tiling=QUICK)) == [f"number {number}" for number in range(20)]
     assert running() == [process]
 
 
@@ -147,9 +137,9 @@ def test_a_process_is_kept_for_the_next_document(document: bytes, tmp_path: Path
 def test_a_process_at_work_for_nobody_is_killed(ending: str, monkeypatch: pytest.MonkeyPatch, document: bytes) -> None:
     """A page that takes for ever holds up neither the one who reads no more, nor the next document."""
     with monkeypatch.context() as patch:
-        let_run(patch, "worker.Worker.answer = lambda *_: worker.time.sleep(3600)")
+        let_run(patch, answering("render(self, pdf, page) if page == 20 else worker.time.sleep(3600)"))
         process = start_one()
-    stream = read_pages(document, pages=[20, *range(12)], workers=2, tiling=QUICK)
+    stream = read_pages(document, pages=[20, *range(12)], tiling=QUICK)
     assert isinstance(next(stream), PdfPageError)
     if ending == "close":
         stream.close()
@@ -185,10 +175,11 @@ def test_without_files_of_memory_there_are_files_on_disk(
 
 
 def test_no_room_for_pixels_is_no_end(document: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no more memory is to be had, pages are rendered here."""
-    monkeypatch.setattr(os, "posix_fallocate", Mock(side_effect=OSError(errno.ENOSPC, "full")))
-    start_one()
-    assert numbers(in_processes(document, tiling=QUICK)) == ALL
+    """Where no more memory is to be had that both see, pixels come through the pipe."""
+    expected = [page.sha256 for page in in_processes(document, tiling=QUICK)]
+    processes._end_all()
+    let_run(monkeypatch, "worker.SharedFile.take = lambda *_: worker.os.stat('/no/such/file')")
+    assert [page.sha256 for page in in_processes(document, tiling=QUICK)] == expected
 
 
 # Processes that die
@@ -212,7 +203,7 @@ KILL = "worker.os.kill(worker.os.getpid(), 11)"
 
 def test_a_page_that_kills_is_an_error_of_its_own(document: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page at which two processes died is a PdfPageError with what killed them; all others come."""
-    let_run(monkeypatch, answering(f"{KILL} if job.page in (2, 4) else answer(self, job)"))
+    let_run(monkeypatch, answering(f"{KILL} if page in (2, 4) else render(self, pdf, page)"))
     start_one()
     errors: list[Any] = []
     pages = in_processes(document, pages=range(6), on_error=errors.append, name="x.pdf", tiling=QUICK)
@@ -223,13 +214,20 @@ def test_a_page_that_kills_is_an_error_of_its_own(document: bytes, monkeypatch: 
     )
 
 
+def test_a_document_that_kills_is_an_error_of_its_own(document: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What PDFium cannot even open without dying is a PdfError, and the next document comes."""
+    let_run(monkeypatch, f"worker._open = lambda _: {KILL}")
+    (error,) = read_pages(document, name="x.pdf")
+    assert str(error) == "x.pdf: the PDF cannot be opened (the process that did it died: killed by SIGSEGV)"
+
+
 def test_a_page_at_which_one_process_died_comes(
     document: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """That may have been for want of memory: the page is tried again, in another process."""
     died = tmp_path / "died"
     first = f"not worker.os.path.exists({str(died)!r}) and not worker.os.mkdir({str(died)!r})"
-    let_run(monkeypatch, answering(f"{KILL} if {first} else answer(self, job)"))
+    let_run(monkeypatch, answering(f"{KILL} if {first} else render(self, pdf, page)"))
     start_one()
     assert numbers(in_processes(document, tiling=QUICK)) == ALL
     assert died.exists()
@@ -238,9 +236,9 @@ def test_a_page_at_which_one_process_died_comes(
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (["/no/such/python"], "no other can be started (No such file or directory)"),
-        ([sys.executable, "-c", "import no_such_module"], ""),
-        ([sys.executable, "-c", "print('no pickle')"], ""),
+        (["/no/such/python"], "no other process can be started to render it (No such file or directory)"),
+        ([sys.executable, "-c", "import no_such_module"], "to render it (it ended before it began)"),
+        ([sys.executable, "-c", "print('no pickle')"], "to render it (it ended before it began)"),
     ],
     ids=["missing", "fails", "another program"],
 )
@@ -249,8 +247,11 @@ def test_where_no_process_can_be_had_pages_are_rendered_here(
 ) -> None:
     """A sandbox, or a program that has no Python to start, gets its pages all the same."""
     monkeypatch.setattr(processes, "_command", lambda: command)
-    assert numbers(in_processes(document, tiling=QUICK)) == ALL
-    assert said in caplog.text
+    workers._warn.cache_clear()
+    for _ in range(2):
+        assert numbers(in_processes(document, tiling=QUICK)) == ALL
+    (message,) = caplog.messages
+    assert said in message
 
 
 def test_a_process_ends_when_it_has_nothing_to_do(document: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +269,7 @@ from nemovlm.threads import wait
 if "busy" in sys.argv:
     hang = "from nemovlm.pdf import worker; worker.pickle.load = lambda _: worker.time.sleep(3600); worker.main()"
     processes._command = lambda: [sys.executable, "-c", hang]
-(process,) = processes.take_processes(1)
+process = processes.take_process()
 wait(process._ready)
 print(process._process.pid, flush=True)
 if "killed" in sys.argv:

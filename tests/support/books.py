@@ -60,10 +60,15 @@ def write(*pages: tuple[str, str]) -> bytes:
     for n, (entries, content) in enumerate(pages):
         objects.append(f"<</Type/Page/Parent 2 0 R/Contents {4 + 2 * n} 0 R{font}{entries}>>")
         objects.append(f"<</Length {len(content)}>>stream\n{content}\nendstream")
+    return assemble(*(body.encode() for body in objects))
+
+
+def assemble(*objects: bytes) -> bytes:
+    """A PDF of objects that are written by hand: 1 is the catalog."""
     out, offsets = b"%PDF-1.7\n", []
     for number, body in enumerate(objects, 1):
         offsets.append(len(out))
-        out += f"{number} 0 obj\n{body}\nendobj\n".encode()
+        out += b"%d 0 obj\n%s\nendobj\n" % (number, body)
     table = b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
     size, start = len(objects) + 1, len(out)
     out += b"xref\n0 %d\n0000000000 65535 f \n%s" % (size, table)

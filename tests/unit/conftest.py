@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from unittest.mock import Mock
 
 import pytest
 
@@ -31,6 +32,8 @@ def _unit(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Hold a test to what unit tests may do."""
     # Of how multiprocessing starts processes on POSIX no event tells.
     monkeypatch.setattr("multiprocessing.util.spawnv_passfds", lambda path, *_: _refuse("subprocess.Popen", (path,)))
+    # Pages are rendered here, as where no process can be had. `tests/processes/test_pdf.py` is the same with processes.
+    monkeypatch.setattr("nemovlm.pdf.processes._command", Mock(side_effect=OSError("this is a unit test")))
     _hold(True)
     yield
     _hold(False)

@@ -33,7 +33,7 @@ from nemovlm.errors import (
 from nemovlm.models.tiling import NEMOTRON_TILING, Tiling
 from nemovlm.pdf import Page, count_pages, iter_pages, read_pages
 from tests.support.books import A4, box, draw, numbered, write
-from tests.support.reading import DAMAGE, NO_FILE, QUICK, SOUND, failure, noted, read_all
+from tests.support.reading import DAMAGE, NO_FILE, QUICK, SOUND, failure, read_all
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -274,16 +274,6 @@ def test_errors_stay_in_the_stream(document: bytes) -> None:
     assert isinstance(last, Page)
     assert (first.index, error.page, last.index) == (0, 99, 2)
     assert [type(result) for result in read_pages(b"no PDF")] == [PdfFormatError]
-
-
-def test_only_the_pages_read_are_rendered(document: bytes) -> None:
-    """A stream is lazy: the next page is not even asked for before it is wanted."""
-    asked: list[int] = []
-    stream = iter_pages(document, pages=noted(range(12), asked), tiling=QUICK)
-    assert asked == []
-    next(stream)
-    assert asked == [0]
-    stream.close()  # type: ignore[attr-defined]
 
 
 def test_the_first_page_of_a_big_file_comes_at_once() -> None:

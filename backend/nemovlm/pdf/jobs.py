@@ -1,19 +1,23 @@
-"""What goes between this process and those that render: jobs, and memory that both see. Knows no PDFium.
+"""What goes between this process and those that render: jobs, answers, and memory that both see. Knows no PDFium.
 
-Pixels lie in a file without a name, which both have mapped: in a pipe they would cost more than to render them. On
-Linux the file is one of memory alone (`memfd_create`), for which /dev/shm, 64 MB in a container, is no limit.
+Pixels lie in a file without a name, which both have mapped: in a pipe they would cost more than to render them.
 """
 
 import mmap
 import os
-import sys
-import tempfile
 import weakref
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
-from nemovlm.pdf.page import PageSize
+from nemovlm.errors import PdfError
+from nemovlm.pdf.page import RenderedPage
+from nemovlm.pdf.source import File, make_file
+
+PAGE_TIMEOUT = 60.0
+"""Seconds that a page may take. Of 4,944 PDFs of public collections of test files one takes longer: it never ends."""
+PAGE_MEMORY = 2 * 2**30
+"""Bytes that the process that renders may have, but for the pixels that it hands over."""
 
 
 class Place(NamedTuple):
@@ -24,30 +28,62 @@ class Place(NamedTuple):
 
 
 class Document(NamedTuple):
-    """A PDF as another process opens it."""
+    """A PDF as another process opens it, and how its pages are rendered."""
 
     number: int
     """Another one for each opening."""
-    source: Path | Place
-    """Where its content is."""
-    version: object
-    """What tells its file from another that has taken its place since."""
-    password: str | None
-    name: str
+    file: File
+    passwords: tuple[str, ...]
+    tiling: bytes
+    """Pickled: a class of somebody else's may not be known in another process."""
+    dpi: float | None
+    timeout: float | None
+    """Seconds for a page, or for the opening."""
+    memory: int | None
+    """Bytes."""
 
 
 class Job(NamedTuple):
-    """A page to render, and where its pixels are to be left."""
+    """A page to render; without one, a document to open; without either, the end of what is open, without an answer."""
 
-    document: Document
-    page: int
+    document: Document | None
+    page: int | None
     """0-based."""
-    size: PageSize
-    place: Place
+    free: tuple[Place, ...]
+    """Where pixels were that are not needed any more."""
+
+
+class Opened(NamedTuple):
+    """What a document says of itself."""
+
+    total: int
+    """Pages."""
+    info: Mapping[str, str]
+    notes: Sequence[str]
+    """What whoever reads it should know, a sentence each."""
+
+
+class Rendered(NamedTuple):
+    """A page, and where its pixels are: in the shared file, or here if there was no room."""
+
+    page: RenderedPage
+    pixels: Place | bytearray
+
+
+Answer: TypeAlias = Opened | Rendered | PdfError | None
+"""What became of a job. None: the process cannot have the document, or the way in which it is to be rendered."""
+
+
+class LastAnswer(NamedTuple):
+    """The answer of a process that ends with it."""
+
+    answer: PdfError
 
 
 class SharedFile:
     """Memory that this process and one that it starts have in common. It grows, and its places are used again.
+
+    One of the two takes places in it, and both see them.
 
     Args:
         handle: Of the file that another process has made. Default: a new one.
@@ -59,7 +95,7 @@ class SharedFile:
     def __init__(self, handle: str | None = None) -> None:
         path: str | None = None
         if handle is None:
-            self._descriptor, path = _make_file()
+            self._descriptor, path = make_file()
         elif handle.isdecimal():
             self._descriptor = int(handle)
         else:
@@ -79,9 +115,10 @@ class SharedFile:
         Raises:
             OSError: There is no room for it.
         """
-        if place := next((place for place in self._idle if place.size >= size), None):
-            self._idle.remove(place)
-            return place
+        for place in reversed(self._idle):  # the last one that was used is still in the processor's cache
+            if place.size >= size:
+                self._idle.remove(place)
+                return place
         place = Place(self._end, -(-size // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY)
         if hasattr(os, "posix_fallocate"):  # here a full disk is an error; when it is written to, it would be a signal
             os.posix_fallocate(self._descriptor, *place)
@@ -90,37 +127,15 @@ class SharedFile:
         self._end = sum(place)
         return place
 
-    def put(self, content: bytes) -> Place:
-        """Copy something in, and return where it is.
-
-        Raises:
-            OSError: There is no room for it.
-        """
-        place = Place(self.take(len(content)).offset, len(content))
-        self.view(place)[:] = content
-        return place
-
-    def give_back(self, place: Place) -> None:
-        """Let a place be used again."""
-        self._idle.append(place)
+    def give_back(self, places: Iterable[Place]) -> None:
+        """Let places be used again."""
+        self._idle += places
 
     def view(self, place: Place) -> memoryview:
         """Return the bytes of a place."""
         if place not in self._maps:
             self._maps[place] = mmap.mmap(self._descriptor, place.size, offset=place.offset)
         return memoryview(self._maps[place])
-
-
-def _make_file() -> tuple[int, str | None]:
-    """Return the descriptor of a new file, and its path if another process cannot inherit the descriptor."""
-    if hasattr(os, "memfd_create"):
-        with suppress(OSError):  # a sandbox may not have it
-            return os.memfd_create("nemovlm"), None
-    descriptor, path = tempfile.mkstemp(prefix="nemovlm-")
-    if sys.platform == "win32":
-        return descriptor, path
-    os.unlink(path)  # nothing is left of it, whoever is killed
-    return descriptor, None
 
 
 def _remove_file(descriptor: int, path: str | None) -> None:

@@ -1,4 +1,4 @@
-"""One page of a PDF, and the two steps on the way to it: its size, and its pixels in a buffer. Knows no PDFium."""
+"""One page of a PDF, and what comes before it: its size, and its pixels in a buffer. Knows no PDFium."""
 
 import hashlib
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from nemovlm.images import save_png
 from nemovlm.inputs import Modality, Passage
 
 POINTS_PER_INCH = 72
-_CHANNELS = 3
+_CHANNELS = 4  # RGB and a byte that is not used: as Pillow holds RGB, so that its pixels are copied and no more
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +108,7 @@ class PageSize(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the pixels take in a buffer."""
+        """Bytes that the pixels take in a buffer, 4 each."""
         return self.columns * self.rows * _CHANNELS
 
     @property
@@ -119,7 +119,7 @@ class PageSize(NamedTuple):
 
 @dataclass(frozen=True)
 class RenderedPage:
-    """A page whose pixels, (rows, columns, 3) uint8, lie at the start of a buffer. The buffer is used again."""
+    """A page whose pixels, (rows, columns, 4) uint8, lie at the start of a buffer. The buffer is used again."""
 
     index: int
     """0-based."""
@@ -128,11 +128,11 @@ class RenderedPage:
     size: PageSize
 
     def copy_image(self, pixels: memoryview) -> Image.Image:
-        """Return the image. It is a copy (Pillow holds RGB in another layout), so the buffer is free again.
+        """Return the image. It is a copy, so the buffer is free again.
 
         Args:
             pixels: The buffer, as bytes.
         """
         image = Image.new("RGB", (self.size.columns, self.size.rows), None)  # None: not filled, all of it is written
-        image.frombytes(pixels[: self.size.nbytes], "raw", "RGB")
+        image.frombytes(pixels[: self.size.nbytes], "raw", "RGBX")
         return image

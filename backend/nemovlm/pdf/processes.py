@@ -5,26 +5,20 @@ import os
 import pickle
 import subprocess
 import sys
-import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from multiprocessing.spawn import get_executable
 from signal import Signals
-from typing import Any, TypeAlias
+from typing import Any
 
-from nemovlm.errors import PdfPageError
-from nemovlm.pdf.jobs import Document, Job, SharedFile
-from nemovlm.pdf.page import RenderedPage
-from nemovlm.threads import gevent_patched, native, start_thread
-
-Answer: TypeAlias = RenderedPage | PdfPageError | None
-"""What became of a page. None: the process cannot have the document."""
+from nemovlm.pdf.jobs import Answer, Document, Job, LastAnswer, Place, SharedFile
+from nemovlm.threads import gevent_patched, native, start_thread, wait
 
 
 class ProcessDiedError(Exception):
-    """A process died before it answered; `at_work` is whether it was at this page. It never leaves `pdf/`."""
+    """A process died before it answered; `at_work` is whether it was at this job. It never leaves `pdf/`."""
 
     def __init__(self, reason: str, *, at_work: bool) -> None:
         super().__init__(reason)
@@ -41,8 +35,9 @@ class RenderingProcess:
     def __init__(self) -> None:
         self.memory = SharedFile()
         """Where it leaves pixels."""
-        self.document: Document | None = None
-        """What it was told to open last."""
+        self.free: list[Place] = []
+        """Places there that are not needed any more, which it is told with the next job."""
+        self._owner = os.getpid()
         self._asked: deque[Future[Answer]] = deque()
         self._guard = native("_thread", "allocate_lock")()
         self._alive = True
@@ -53,8 +48,8 @@ class RenderingProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether it can still be asked, as far as is known."""
-        return self._alive
+        """Whether it can still be asked, as far as is known. In a forked child it cannot: it works for the parent."""
+        return self._alive and os.getpid() == self._owner
 
     @property
     def started(self) -> bool:
@@ -62,42 +57,57 @@ class RenderingProcess:
         return self._ready.done() and self._ready.exception() is None
 
     @property
-    def ready(self) -> bool:
-        """Whether it answers."""
-        return self._alive and self.started
-
-    @property
     def backlog(self) -> int:
-        """How many pages it has still to answer for."""
+        """How many jobs it has still to answer for."""
         return sum(answer is not self._ready for answer in tuple(self._asked))
 
-    def send(self, job: Job) -> Future[Answer]:
-        """Ask for a page. The future may fail with `ProcessDiedError`."""
+    def send(self, document: Document, page: int | None) -> Future[Answer]:
+        """Give it a job. The future may fail with `ProcessDiedError`."""
         answer: Future[Answer] = Future()
         with self._guard:
             if not self._alive:
                 answer.set_exception(ProcessDiedError("it had ended", at_work=False))
                 return answer
             self._asked.append(answer)
-        with suppress(OSError):  # it is dead, which `_listen` is about to find out
-            pickle.dump(job, self._process.stdin)
-            self._process.stdin.flush()
+        self._tell(document, page)
         return answer
+
+    def close_document(self) -> None:
+        """Have it let go of the document that it has open."""
+        self._tell(None, None)
+
+    def _tell(self, document: Document | None, page: int | None) -> None:
+        free, self.free = tuple(self.free), []
+        with suppress(OSError, ValueError):  # it is dead, which `_listen` is about to find out, or has found
+            pickle.dump(Job(document, page, free), self._process.stdin)
+            self._process.stdin.flush()
+
+    def result(self, answer: "Future[Answer]") -> Answer:
+        """Wait for the answer to a job.
+
+        Raises:
+            ProcessDiedError: There will be none.
+        """
+        if os.getpid() != self._owner:
+            raise ProcessDiedError("it works for the process that this one was forked from", at_work=False)
+        return wait(answer)
 
     def kill(self) -> None:
         """End it, whatever it is doing."""
-        self._process.kill()
+        if os.getpid() == self._owner:
+            self._process.kill()
 
     def _listen(self) -> None:
+        at_work = True
         with suppress(Exception):  # it ended, or what runs there is no Python, and says anything
-            while True:
+            while at_work:
                 answer = pickle.load(self._process.stdout)  # noqa: S301 - a process of ours
-                self._asked.popleft().set_result(answer)
+                at_work = not isinstance(answer, LastAnswer)
+                self._asked.popleft().set_result(answer if at_work else answer.answer)
         self._process.kill()
         reason = _reason(self._process.wait())
         with self._guard:
             self._alive = False
-        at_work = True
         while self._asked:
             self._asked.popleft().set_exception(ProcessDiedError(reason, at_work=at_work))
             at_work = False
@@ -127,25 +137,28 @@ def _command() -> list[str]:
 
 
 def _reason(code: int) -> str:
+    if code == -Signals.SIGKILL:
+        return "killed by SIGKILL, which is what systems do when memory runs out"
     with suppress(ValueError):
         return f"killed by {Signals(-code).name}"
     return f"exit code {code}"
 
 
-_idle: list[RenderingProcess] = []
-_idle_lock = threading.Lock()
+# No lock: a garbage collection or a signal may give processes back while this very thread takes one.
+_idle: deque[RenderingProcess] = deque()
 
 
-def take_processes(count: int) -> list[RenderingProcess]:
-    """Return so many processes, some of which may have worked before.
+def take_process() -> RenderingProcess:
+    """Return a process, which may have worked before.
 
     Raises:
         OSError: None can be started here.
     """
-    with _idle_lock:
-        living = [process for process in _idle if process.alive]
-        taken, _idle[:] = living[:count], living[count:]
-    return taken + [RenderingProcess() for _ in range(count - len(taken))]
+    with suppress(IndexError):
+        while True:
+            if (process := _idle.pop()).alive:
+                return process
+    return RenderingProcess()
 
 
 def give_back(processes: Sequence[RenderingProcess]) -> None:
@@ -153,22 +166,13 @@ def give_back(processes: Sequence[RenderingProcess]) -> None:
     for process in processes:
         if process.backlog:
             process.kill()
-    with _idle_lock:
-        _idle.extend(process for process in processes if process.alive and not process.backlog)
+        elif process.alive:
+            process.close_document()
+            _idle.append(process)
 
 
 @atexit.register
 def _end_all() -> None:
-    for process in _idle:
-        process.kill()
-
-
-def _forget_all() -> None:
-    """In a forked child: these work for its parent."""
-    global _idle_lock  # noqa: PLW0603 - it may be held by a thread that is gone
-    _idle_lock = threading.Lock()
-    _idle.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)
+    with suppress(IndexError):
+        while True:
+            _idle.pop().kill()

@@ -1,6 +1,7 @@
 """A process that renders pages for another: `python -m nemovlm.pdf.worker HANDLE`, jobs on stdin, answers on stdout.
 
-It is a program of its own, so nothing of the program that started it is run here again. It ends when that one does.
+It is a program of its own, so nothing of the program that started it is run here again. It ends when that one does, or
+when a page takes longer than it may, or more memory: PDFium cannot be interrupted in any other way.
 """
 
 import logging
@@ -9,45 +10,164 @@ import pickle
 import sys
 import threading
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 from nemovlm.errors import PdfError, PdfPageError
-from nemovlm.pdf.jobs import Document, Job, Place, SharedFile
+from nemovlm.pdf.jobs import Answer, Document, Job, LastAnswer, Opened, Place, Rendered, SharedFile
 from nemovlm.pdf.page import RenderedPage
 from nemovlm.pdf.renderer import Renderer
 
 _IDLE_SECONDS = 30.0  # without a job, after which it ends
-_POLL_SECONDS = 1.0
+_POLL_SECONDS = 0.05
 
 
 class Worker:
     """The document that is open, and the memory that pixels go to."""
 
-    def __init__(self, memory: SharedFile) -> None:
+    def __init__(self, memory: SharedFile, guard: "Guard") -> None:
         self._memory = memory
+        self._guard = guard
         self._number: int | None = None
-        self._renderer: Renderer | None = None
+        self._outcome: Renderer | PdfError | None = None
 
-    def answer(self, job: Job) -> RenderedPage | PdfPageError | None:
-        """Return what became of a page, or None if the document cannot be had here: its file is gone, or another."""
-        if job.document.number != self._number:
-            self._open(job.document)
-        if self._renderer is None:
-            return None
-        return self._renderer.render_into(job.page, job.size, self._memory.view(job.place))
+    def free(self, places: Iterable[Place]) -> None:
+        """Use places for other pixels."""
+        self._memory.give_back(places)
 
-    def _open(self, document: Document) -> None:
-        if self._renderer:
-            self._renderer.close()
-        self._number, self._renderer = document.number, None
-        source = document.source
-        content = self._memory.view(source).tobytes() if isinstance(source, Place) else source
+    def answer(self, document: Document, page: int | None) -> Answer:
+        """Return a page of a document (0-based), or what the document says of itself."""
+        if document.number != self._number:
+            self.close()
+            with self._guard.bounds(document, None):
+                self._outcome = _open(document)
+            self._number = document.number
+        renderer = self._outcome
+        if not isinstance(renderer, Renderer):
+            return renderer
+        if page is None:
+            return Opened(renderer.total, renderer.info, renderer.notes)
+        with self._guard.bounds(document, page):
+            return self._render(renderer, page)
+
+    def close(self) -> None:
+        """Let go of the document."""
+        if isinstance(self._outcome, Renderer):
+            self._outcome.close()
+        self._number, self._outcome = None, None
+
+    def _render(self, renderer: Renderer, page: int) -> Rendered | PdfPageError:
+        pixels: Place | bytearray = bytearray()
+
+        def buffer(size: int) -> bytearray | memoryview:
+            nonlocal pixels
+            try:
+                pixels = self._memory.take(size)
+            except OSError:  # there is no room: they go through the pipe
+                pixels = bytearray(size)
+                return pixels
+            return self._memory.view(pixels)
+
+        rendered = renderer.render(page, buffer)
+        if isinstance(rendered, RenderedPage):
+            return Rendered(rendered, pixels)
+        if isinstance(pixels, Place):
+            self._memory.give_back([pixels])
+        return rendered
+
+
+def _open(document: Document) -> Renderer | PdfError | None:
+    try:
+        tiling = pickle.loads(document.tiling)  # noqa: S301 - from the process that started this one
+    except Exception:  # of whatever kind: what it is made of is unknown here
+        return None
+    try:
+        return Renderer(document.file, document.passwords, tiling, document.dpi)
+    except PdfError as error:
+        return error
+    except OSError:
+        return None
+
+
+class Guard:
+    """Sends the answers, and ends the process: when it is not needed any more, or a job goes beyond its bounds.
+
+    Args:
+        answers: Where answers go.
+    """
+
+    def __init__(self, answers: BinaryIO) -> None:
+        self._answers = answers
+        self._parent = os.getppid()
+        self._lock = threading.Lock()
+        self._work: tuple[Document, int | None] | None = None
+        self._began_at = time.monotonic()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def send(self, answer: Answer | LastAnswer) -> None:
+        """Send an answer."""
+        with self._lock:
+            self._send(answer)
+
+    @contextmanager
+    def bounds(self, document: Document, page: int | None) -> Iterator[None]:
+        """Hold work on a page (0-based), or on the opening of a document, to the bounds that the document names."""
+        self._note((document, page))
         try:
-            renderer = Renderer(content, document.password, name=document.name)
-        except PdfError:
-            return
-        if renderer.version == document.version:
-            self._renderer = renderer
+            yield
+        finally:
+            self._note(None)
+
+    def _note(self, work: tuple[Document, int | None] | None) -> None:
+        with self._lock:
+            self._work, self._began_at = work, time.monotonic()
+
+    def _send(self, answer: Answer | LastAnswer) -> None:
+        pickle.dump(answer, self._answers, protocol=5)
+        self._answers.flush()
+
+    def _watch(self) -> None:
+        while os.getppid() == self._parent:
+            time.sleep(_POLL_SECONDS)
+            with self._lock:
+                seconds = time.monotonic() - self._began_at
+                if self._work is None and seconds > _IDLE_SECONDS:
+                    break
+                if self._work and (excess := _excess(self._work[0], seconds)):
+                    with suppress(OSError):
+                        self._send(LastAnswer(_given_up(*self._work, excess)))
+                    break
+        os._exit(0)
+
+
+def _excess(document: Document, seconds: float) -> str:
+    """Return what a job has taken too much of, or nothing."""
+    if document.timeout is not None and seconds > document.timeout:
+        return f"more than {document.timeout:g} s (page_timeout)"
+    if document.memory is not None and _own_memory() > document.memory:
+        return f"more than {document.memory / 2**20:.0f} MB of memory (page_memory)"
+    return ""
+
+
+def _own_memory() -> int:
+    """Return the bytes in memory that are of this process alone; 0 where the system does not tell.
+
+    https://man7.org/linux/man-pages/man5/proc_pid_statm.5.html
+    """
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            _, resident, shared, *_ = map(int, file.read().split())
+    except OSError:
+        return 0
+    return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _given_up(document: Document, page: int | None, excess: str) -> PdfError:
+    if page is None:
+        return PdfError(f"the PDF cannot be opened: that takes {excess}").at(document.file.name)
+    failure = PdfPageError(f"the page cannot be read: that takes {excess}", page=page)
+    return failure.at(f"{document.file.name} page {page + 1}")
 
 
 def main() -> None:
@@ -55,30 +175,19 @@ def main() -> None:
     logging.disable()  # what there is to say of a document was said where it was opened first
     jobs, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whoever prints here does not print into the answers
-    worker = Worker(SharedFile(sys.argv[1]))
-    busy_at = [time.monotonic()]
-    threading.Thread(target=_end_when_useless, args=[busy_at, os.getppid()], daemon=True).start()
-    _send(answers, None)  # ready
+    guard = Guard(answers)
+    worker = Worker(SharedFile(sys.argv[1]), guard)
+    guard.send(None)  # ready
     while True:
         try:
             job: Job = pickle.load(jobs)  # noqa: S301 - from the process that started this one
         except EOFError:
             return
-        busy_at[0] = float("inf")
-        _send(answers, worker.answer(job))
-        busy_at[0] = time.monotonic()
-
-
-def _send(answers: BinaryIO, answer: RenderedPage | PdfPageError | None) -> None:
-    pickle.dump(answer, answers)
-    answers.flush()
-
-
-def _end_when_useless(busy_at: list[float], parent: int) -> None:
-    """End the process if it has had no job for long, or nobody is left to wait for the page that it is at."""
-    while time.monotonic() - busy_at[0] < _IDLE_SECONDS and os.getppid() == parent:
-        time.sleep(_POLL_SECONDS)
-    os._exit(0)
+        worker.free(job.free)
+        if job.document:
+            guard.send(worker.answer(job.document, job.page))
+        else:
+            worker.close()
 
 
 if __name__ == "__main__":

@@ -1,145 +1,247 @@
-"""Pages are rendered in several processes, and come in order. Knows no PDFium."""
+"""An open PDF, whose pages are rendered in other processes and come in order. Knows no PDFium.
+
+In other processes, since a page may never come to an end, or crash PDFium. Where none can be had it is this one.
+"""
 
 import logging
+import math
+import pickle
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import closing
+from functools import cache
 from itertools import count
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Self, TypeAlias, TypedDict
 
-from nemovlm.errors import PdfPageError, one_line
-from nemovlm.pdf.jobs import Document, Job, Place
+from nemovlm.errors import ConfigurationError, PdfError, PdfPageError, one_line
+from nemovlm.models.tiling import NEMOTRON_TILING
+from nemovlm.models.vision import Vision
+from nemovlm.pdf.jobs import PAGE_MEMORY, PAGE_TIMEOUT, Answer, Document, Opened, Place, Rendered
 from nemovlm.pdf.page import Page, RenderedPage
-from nemovlm.pdf.processes import Answer, ProcessDiedError, RenderingProcess, give_back, take_processes
-from nemovlm.pdf.renderer import Renderer
-from nemovlm.threads import wait
+from nemovlm.pdf.processes import ProcessDiedError, RenderingProcess, give_back, take_process
+from nemovlm.pdf.renderer import Renderer, changed
+from nemovlm.pdf.source import OpenSource, PdfSource
 
 _log = logging.getLogger("nemovlm")
 
-_BACKLOG = 6  # pages that each of the others has to do; while they all have, this process renders
-_AHEAD = 8  # pages for each process that are dealt out before the reader wants them
+_AHEAD = 4
 _DEATHS = 2  # of processes at one page, after which it was the page, and not whoever kills processes for want of memory
 _TRIES = 4  # beside those there are processes that died before they came to it
 
 _numbers = count(1)
 
 
-class _Sent(NamedTuple):
-    """A page that another process renders, or has rendered."""
+class _Dealt(NamedTuple):
+    """A job that another process does, or has done."""
 
-    page: int
-    """0-based, like all pages here."""
-    answer: Future[Answer]
     process: RenderingProcess
-    place: Place
+    answer: "Future[Answer]"
 
 
-_Dealt: TypeAlias = int | PdfPageError | _Sent
-"""A page as it was dealt out: to this process (its index), to another one, or not at all."""
+Password: TypeAlias = str | Sequence[str] | None
 
 
-def in_processes(renderer: Renderer, wanted: Iterable[int], workers: int) -> Iterator[Page | PdfPageError]:
-    """Render in this process and in others, a few pages ahead of the reader, in the order wanted.
+class ReadOptions(TypedDict, total=False):
+    """How a PDF is read: what `iter_pages` says of these."""
 
-    A page that falls to this process costs no passage at all, and is rendered when its turn comes. All of them do
-    while the others start, and where no others can be had. A process that dies is replaced, and a page at which two
-    have died is an error.
+    password: Password
+    tiling: Vision
+    dpi: float | None
+    workers: int
+    page_timeout: float | None
+    page_memory: int | None
 
-    Args:
-        renderer: The open PDF.
-        wanted: 0-based indexes.
-        workers: Processes, this one included: 2 at least.
+
+class OpenPdf:
+    """An open PDF. The arguments are those of `iter_pages`.
+
+    Raises:
+        PdfError: The PDF cannot be opened; the subclasses say why.
+        ConfigurationError: An argument is none that there is.
     """
-    ahead: deque[_Dealt] = deque()
-    with closing(_Crew(renderer, workers - 1)) as crew:
-        for page in wanted:
-            ahead.append(crew.deal(page))
-            if len(ahead) > _AHEAD * workers:
-                yield crew.receive(ahead.popleft())
-        while ahead:
-            yield crew.receive(ahead.popleft())
 
-
-class _Crew:
-    """The other processes, at work on one document."""
-
-    def __init__(self, renderer: Renderer, size: int) -> None:
-        self._renderer = renderer
+    def __init__(
+        self,
+        source: PdfSource,
+        name: str | None = None,
+        *,
+        password: Password = None,
+        tiling: Vision = NEMOTRON_TILING,
+        dpi: float | None = None,
+        workers: int = 1,
+        page_timeout: float | None = PAGE_TIMEOUT,
+        page_memory: int | None = PAGE_MEMORY,
+    ) -> None:
+        for what, value in (("dpi", dpi), ("page_timeout", page_timeout), ("page_memory", page_memory)):
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigurationError(f"{what} must be a positive number, not {value}")
+        if workers < 1:
+            raise ConfigurationError(f"workers={workers}: one process at least has to render")
+        self._source = OpenSource(source, name, page_timeout)
+        given = (password,) if isinstance(password, str) else password or ()
+        self._passwords = tuple(each for each in given if each)
+        self._tiling = tiling
+        self._dpi = dpi
+        self._bounds = (page_timeout, page_memory)
         self._number = next(_numbers)
+        self._most = workers
         self._processes: list[RenderingProcess] = []
-        self._hire(size)
+        try:
+            self._pickled_tiling = pickle.dumps(tiling)
+        except Exception as error:  # of whatever kind: it may be of somebody else's making
+            self._have_no_more(one_line(error))
+        self._here: Renderer | None = None
+        self._canvas = bytearray()  # kept from page to page: to touch fresh memory first costs as much as rendering
+        try:
+            self._facts = self._open()
+        except BaseException:
+            self.close()
+            raise
+        self.total = self._facts.total
+        """Pages."""
+        for note in self._facts.notes:
+            _log.warning("%s: %s", self._source.name, note)
 
-    def deal(self, page: int) -> _Dealt:
-        """Have a page rendered by another process if one has time, else leave it to this one."""
-        self._replace_dead()
-        ready = [process for process in self._processes if process.ready and process.backlog < _BACKLOG]
-        return self._send(page, min(ready, key=lambda process: process.backlog)) if ready else page
+    def __enter__(self) -> Self:
+        return self
 
-    def receive(self, dealt: _Dealt) -> Page | PdfPageError:
-        """Return what became of a page. One that was left to this process is rendered here and now."""
-        deaths = 0
-        for _ in range(_TRIES):
-            if isinstance(dealt, PdfPageError):
-                return dealt
-            if isinstance(dealt, int):
-                return self._renderer.page(dealt)
-            try:
-                return self._finish(dealt, wait(dealt.answer))
-            except ProcessDiedError as death:
-                page, reason = dealt.page, str(death)
-                deaths += death.at_work
-            self._replace_dead()
-            dealt = self._send(page, self._processes[0]) if self._processes and deaths < _DEATHS else page
-            if deaths and isinstance(dealt, int):
-                break  # not here, where it would be the death of the whole program
-        failure = PdfPageError(f"the page cannot be read (the process that rendered it died: {reason})", page=page)
-        return failure.at(f"{self._renderer.name} page {page + 1}")
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
-        """Let the processes go."""
+        """Let the processes go, and the document. Those at work are ended."""
         give_back(self._processes)
+        self._processes = []
+        if self._here:
+            self._here.close()
+        self._source.close()
 
-    def _hire(self, size: int) -> None:
-        try:
-            self._processes += take_processes(size)
-        except OSError as error:
-            _log.warning("pages are rendered in this process alone: no other can be started (%s)", one_line(error))
+    def pages(self, wanted: Iterable[int]) -> Generator[Page | PdfError, None, None]:
+        """Yield pages (0-based) in the order wanted, and in the place of one that failed its `PdfPageError`.
 
-    def _replace_dead(self) -> None:
-        dead = [process for process in self._processes if not process.alive]
-        if dead:
-            self._processes = [process for process in self._processes if process.alive]
-            self._hire(sum(process.started for process in dead))
+        They are rendered a few ahead of the reader. A process that dies is replaced, and a page at which two have died
+        is an error. If the file is changed meanwhile, the last value is a `PdfError` that says so.
+        """
+        for result in self._in_order(wanted):
+            if self._source.changed():
+                yield changed(self._source.name)
+                return
+            yield result
 
-    def _send(self, page: int, process: RenderingProcess) -> _Dealt:
-        size = self._renderer.measure(page)
-        if isinstance(size, PdfPageError):
-            return size
-        try:
-            document, place = self._document(process), process.memory.take(size.nbytes)
-        except OSError:  # there is no memory for more pages at once
-            return page
-        return _Sent(page, process.send(Job(document, page, size, place)), process, place)
+    def _in_order(self, wanted: Iterable[int]) -> Iterator[Page | PdfError]:
+        ahead: deque[tuple[int, _Dealt | None]] = deque()
+        for page in wanted:
+            ahead.append((page, self._deal(page)))
+            if len(ahead) > _AHEAD * self._most:
+                yield self._receive(*ahead.popleft())
+        while ahead:
+            yield self._receive(*ahead.popleft())
 
-    def _document(self, process: RenderingProcess) -> Document:
-        """Return the document as a process can have it: its content, where it has no file, is copied once."""
-        known = process.document
-        if known and known.number == self._number:
-            return known
-        if known and isinstance(known.source, Place):
-            process.memory.give_back(known.source)
-        source = self._renderer.source
-        there = process.memory.put(source) if isinstance(source, bytes) else source
-        renderer = self._renderer
-        process.document = Document(self._number, there, renderer.version, renderer.password, renderer.name)
-        return process.document
+    def _open(self) -> Opened:
+        answer = self._answer(None, self._deal(None))
+        if isinstance(answer, PdfError):
+            raise answer
+        if isinstance(answer, Opened):
+            return answer
+        if self._processes:
+            give_back(self._processes)
+            self._processes = []
+            self._have_no_more("it can have neither the file nor the tiling")
+        renderer = self._renderer()
+        return Opened(renderer.total, renderer.info, renderer.notes)
 
-    def _finish(self, sent: _Sent, answer: Answer) -> Page | PdfPageError:
-        memory = sent.process.memory
-        try:
-            if isinstance(answer, RenderedPage):
-                return self._renderer.finish(answer, memory.view(sent.place))
-        finally:
-            memory.give_back(sent.place)
-        return self._renderer.page(sent.page) if answer is None else answer
+    def _receive(self, page: int, dealt: _Dealt | None) -> Page | PdfError:
+        answer = self._answer(page, dealt)
+        if isinstance(answer, (Page, PdfError)):
+            return answer
+        rendered = self._renderer().render(page, self._buffer)
+        return self._page(rendered, self._canvas) if isinstance(rendered, RenderedPage) else rendered
+
+    def _deal(self, page: int | None) -> _Dealt | None:
+        """Give a job to another process; None if there is none."""
+        if (process := self._choose()) is None:
+            return None
+        how = (self._passwords, self._pickled_tiling, self._dpi)
+        document = Document(self._number, self._source.file, *how, *self._bounds)
+        return _Dealt(process, process.send(document, page))
+
+    def _choose(self) -> RenderingProcess | None:
+        """Return the process that has the least to do, or a new one if there may be more."""
+        failed = any(not (process.alive or process.started) for process in self._processes)
+        self._processes = [process for process in self._processes if process.alive]
+        if failed:
+            self._have_no_more("it ended before it began")
+        least = min(self._processes, key=lambda process: process.backlog, default=None)
+        if len(self._processes) < self._most and (least is None or least.backlog):
+            try:
+                least = take_process()
+            except OSError as error:
+                self._have_no_more(one_line(error))
+            else:
+                self._processes.append(least)
+        return least
+
+    def _have_no_more(self, reason: str) -> None:
+        self._most = len(self._processes)
+        _warn(f"a page that takes for ever cannot be given up: no other process can be started to render it ({reason})")
+
+    def _answer(self, page: int | None, dealt: _Dealt | None) -> Page | Opened | PdfError | None:
+        """Return what other processes make of a job; None if there is none that can do it."""
+        deaths, reason = 0, ""
+        for _ in range(_TRIES):
+            if dealt is None or deaths == _DEATHS:
+                break
+            try:
+                return self._take(dealt.process, dealt.process.result(dealt.answer))
+            except ProcessDiedError as death:
+                deaths, reason = deaths + death.at_work, str(death)
+            dealt = self._deal(page)
+        if not deaths:
+            return None
+        # Not here, where it would be the death of the whole program.
+        if page is None:
+            return PdfError(f"the PDF cannot be opened (the process that did it died: {reason})").at(self._source.name)
+        failure = PdfPageError(f"the page cannot be read (the process that rendered it died: {reason})", page=page)
+        return failure.at(f"{self._source.name} page {page + 1}")
+
+    def _take(self, process: RenderingProcess, answer: Answer) -> Page | Opened | PdfError | None:
+        if not isinstance(answer, Rendered):
+            return answer
+        if not isinstance(answer.pixels, Place):
+            return self._page(answer.page, answer.pixels)
+        process.free.append(answer.pixels)
+        return self._page(answer.page, process.memory.view(answer.pixels))
+
+    def _page(self, rendered: RenderedPage, pixels: bytearray | memoryview) -> Page:
+        size = rendered.size
+        return Page(
+            source=self._source.name,
+            index=rendered.index,
+            label=rendered.label,
+            total=self.total,
+            image=rendered.copy_image(memoryview(pixels)),
+            text=rendered.text,
+            width=size.width,
+            height=size.height,
+            dpi=size.dpi,
+            info=self._facts.info,
+        )
+
+    def _renderer(self) -> Renderer:
+        if self._here is None:
+            try:
+                self._here = Renderer(self._source.file, self._passwords, self._tiling, self._dpi)
+            except OSError as error:
+                raise PdfError(f"the file cannot be read: {one_line(error)}").at(self._source.name) from error
+        return self._here
+
+    def _buffer(self, size: int) -> bytearray:
+        if len(self._canvas) < size:
+            self._canvas = bytearray(size)
+        return self._canvas
+
+
+@cache
+def _warn(what: str) -> None:
+    """Say something once."""
+    _log.warning(what)

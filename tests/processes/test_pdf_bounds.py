@@ -1,0 +1,174 @@
+"""A page that never ends, takes all memory or kills what renders it: it fails, and nothing else does."""
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemovlm.errors import ConfigurationError, PdfError
+from nemovlm.pdf import count_pages, iter_pages, processes, read_pages
+from tests.support.books import numbered
+from tests.support.hostile import bomb, endless
+from tests.support.reading import QUICK
+
+
+def outcomes(source: Any, **options: Any) -> list[str]:
+    """The text of each page, or its error."""
+    return [str(page) if isinstance(page, PdfError) else page.text for page in read_pages(source, **options)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_page_that_takes_too_long_fails(workers: int) -> None:
+    """After `page_timeout` the page is an error that says so, and the others come, wherever they stand."""
+    began = time.monotonic()
+    found = outcomes(endless(), pages=[1, 0, 1, 0, 1], name="x.pdf", page_timeout=1, workers=workers, tiling=QUICK)
+    failed = "x.pdf page 1: the page cannot be read: that takes more than 1 s (page_timeout)"
+    assert found == ["sound", failed, "sound", failed, "sound"]
+    assert time.monotonic() - began < 20
+
+
+def test_a_page_that_takes_too_much_memory_fails() -> None:
+    """Beyond `page_memory` the page is an error that says so, and the others come."""
+    found = outcomes(bomb(400), name="x.pdf", page_memory=150 * 2**20, tiling=QUICK)
+    failed = "x.pdf page 1: the page cannot be read: that takes more than 150 MB of memory (page_memory)"
+    assert found == [failed, "sound"]
+
+
+def test_an_opening_that_takes_too_long_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bounds of a page hold for the opening as well; then the PDF is an error."""
+    hang = "from nemovlm.pdf import worker; worker._open = lambda *_: worker.time.sleep(3600); worker.main()"
+    with monkeypatch.context() as patch:
+        patch.setattr(processes, "_command", lambda: [sys.executable, "-c", hang])
+        processes._end_all()
+        with pytest.raises(PdfError, match=r"^x.pdf: the PDF cannot be opened: that takes more than 0.5 s"):
+            next(iter_pages(numbered(1), name="x.pdf", page_timeout=0.5))
+        with pytest.raises(PdfError, match="cannot be opened"):
+            count_pages(numbered(1), page_timeout=0.5)
+    assert count_pages(numbered(3), page_timeout=0.5) == 3
+
+
+@pytest.mark.parametrize("option", ["page_timeout", "page_memory"])
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
+def test_a_bound_that_is_none_is_refused(option: str, value: float) -> None:
+    """No bound at all is None, and nothing else."""
+    with pytest.raises(ConfigurationError, match=option):
+        next(read_pages(numbered(1), **{option: value}))  # type: ignore[arg-type]
+    assert outcomes(numbered(1), **{option: None}) == ["number 0"]
+
+
+def test_an_endless_page_holds_up_nobody_else() -> None:
+    """Other documents are counted and read meanwhile, in other threads and in this one."""
+    thread = threading.Thread(target=outcomes, args=[endless()], kwargs={"page_timeout": 6})
+    thread.start()
+    time.sleep(0.5)
+    assert count_pages(numbered(7)) == 7
+    assert outcomes(numbered(3), tiling=QUICK) == ["number 0", "number 1", "number 2"]
+    assert thread.is_alive()
+    thread.join()
+
+
+CTRL_C = """
+import sys, time
+from nemovlm import iter_pages
+print("begun", flush=True)
+next(iter_pages(sys.argv[1]))
+"""
+
+
+def test_ctrl_c_ends_at_once(tmp_path: Path) -> None:
+    """Whoever does not want to wait for a page need not."""
+    (tmp_path / "x.pdf").write_bytes(endless())
+    command = [sys.executable, "-c", CTRL_C, str(tmp_path / "x.pdf")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        said = process.communicate(timeout=30)[1]
+    assert time.monotonic() - began < 3
+    assert said.rstrip().endswith("KeyboardInterrupt")
+
+
+class Cycle:
+    """Something that refers to itself, and has read the first page of a document."""
+
+    def __init__(self, document: bytes, **options: Any) -> None:
+        self.itself = self
+        self.pages = iter_pages(document, tiling=QUICK, **options)
+        next(self.pages)
+
+
+@pytest.mark.parametrize("where", ["in processes", "here"])
+def test_a_garbage_collection_may_close_a_document_at_any_time(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while the thread that collects has another one in hand: it waits for no lock of its own."""
+    if where == "here":
+        monkeypatch.setattr(processes, "_command", lambda: ["/no/such/python"])
+        processes._end_all()
+    document = numbered(3)
+    done = threading.Event()
+
+    def work() -> None:
+        for _ in range(25 if where == "here" else 6):
+            Cycle(document)
+            assert len(outcomes(document, tiling=QUICK)) == 3
+        done.set()
+
+    gc.collect()
+    threshold = gc.get_threshold()
+    gc.set_threshold(2, 2, 2)
+    try:
+        threading.Thread(target=work, daemon=True).start()
+        assert done.wait(60)
+    finally:
+        gc.set_threshold(*threshold)
+        gc.collect()
+
+
+def test_a_signal_may_close_a_document_at_any_time() -> None:
+    """A handler that closes what is open waits for nothing that the code it interrupts has."""
+    document = numbered(3)
+    open_streams: list[Any] = []
+
+    def close(*_: object) -> None:
+        while open_streams:
+            open_streams.pop().close()
+
+    before = signal.signal(signal.SIGALRM, close)
+    signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+    try:
+        for _ in range(20):
+            stream = read_pages(document, tiling=QUICK)
+            next(stream)
+            open_streams.append(stream)
+            assert len(outcomes(document, tiling=QUICK)) == 3
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_half_read_document_is_read_on_by_parent_and_forked_child() -> None:
+    """Neither takes an answer from the other."""
+    stream = read_pages(numbered(40), tiling=QUICK)
+    first = next(stream)
+    reading, writing = os.pipe()
+    if not (child := os.fork()):
+        try:
+            os.write(writing, "\n".join(page.text for page in stream).encode())  # type: ignore[union-attr]
+        finally:
+            os._exit(0)
+    os.close(writing)
+    rest = [page.text for page in stream]  # type: ignore[union-attr]
+    with os.fdopen(reading) as pipe:
+        told = pipe.read().split("\n")
+    os.waitpid(child, 0)
+    assert first.text == "number 0"  # type: ignore[union-attr]
+    assert rest == told == [f"number {number}" for number in range(1, 40)]

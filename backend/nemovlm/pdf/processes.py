@@ -164,7 +164,7 @@ def take_process() -> RenderingProcess:
 def give_back(processes: Sequence[RenderingProcess]) -> None:
     """Keep those that have nothing to do for the next document, for half a minute, and end the others."""
     for process in processes:
-        if process.backlog:
+        if process.backlog or sys.is_finalizing():
             process.kill()
         elif process.alive:
             process.close_document()

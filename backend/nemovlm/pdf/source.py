@@ -20,6 +20,7 @@ PdfSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview |
 # its place in the folder cannot change. https://man7.org/linux/man-pages/man5/proc_pid_fd.5.html
 _OPEN_FILES_HAVE_PATHS = os.path.isdir("/proc/self/fd")
 _PIPE_BYTES = 2**31  # of a pipe, which may never end
+_WRITER_SECONDS = 5.0  # until somebody writes into it
 _CHUNK = 2**16
 _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISDIR, "a directory"),
@@ -167,16 +168,27 @@ def _open(path: Path, timeout: float | None) -> tuple[int, str] | bytes:
 
 
 def _read_pipe(descriptor: int, timeout: float | None) -> Iterator[bytes]:
-    size = 0
+    """Yield what comes out of a pipe. Whoever writes into it may be slow, but must be there soon."""
+    size, seconds, somebody_came = 0, timeout, False
     waiting = select.poll()
     waiting.register(descriptor, select.POLLIN)
     while size <= _PIPE_BYTES:
-        if not waiting.poll(None if timeout is None else timeout * 1000):
-            raise OSError(f"it is a pipe, and nothing came out of it for {timeout:g} s")
-        if not (chunk := os.read(descriptor, _CHUNK)):
-            return
-        size += len(chunk)
-        yield chunk
+        try:
+            chunk = os.read(descriptor, _CHUNK)
+        except BlockingIOError:  # somebody is there, and has nothing to say yet
+            seconds = timeout
+        else:
+            if chunk:
+                size += len(chunk)
+                somebody_came = True
+                yield chunk
+                continue
+            if somebody_came:
+                return
+            seconds = _WRITER_SECONDS
+        somebody_came = True
+        if not waiting.poll(None if seconds is None else seconds * 1000):
+            raise OSError(f"it is a pipe, and nothing came out of it for {seconds:g} s")
     raise OSError(f"it is a pipe, and more than {_PIPE_BYTES // 2**20} MB came out of it")
 
 

@@ -7,14 +7,20 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from llama_index.core import SimpleDirectoryReader
 
-from nemovlm.errors import ConfigurationError, PdfError
+from langchain_nemovlm import NemoVLMPDFLoader
+from llamaindex_nemovlm import NemoVLMPDFReader
+from nemovlm import Embedder, PageIndex
+from nemovlm.errors import ConfigurationError, NemoVLMError, PdfError
 from nemovlm.pdf import count_pages, iter_pages, processes, read_pages
 from tests.support.books import numbered
+from tests.support.command import nemovlm_here
 from tests.support.hostile import bomb, endless
 from tests.support.reading import QUICK
 
@@ -172,3 +178,88 @@ def test_a_half_read_document_is_read_on_by_parent_and_forked_child() -> None:
     os.waitpid(child, 0)
     assert first.text == "number 0"  # type: ignore[union-attr]
     assert rest == told == [f"number {number}" for number in range(1, 40)]
+
+
+# Every door
+
+
+BOUNDS = {"page_timeout": 3.0, "page_memory": 150 * 2**20}
+CRASH = """
+import os
+from nemovlm.pdf import worker
+really_open = worker._open
+worker._open = lambda it: os.kill(os.getpid(), 11) if it.file.name.endswith("crash.pdf") else really_open(it)
+worker.main()
+"""
+BAD = ("bomb.pdf", "broken.pdf", "crash.pdf", "endless.pdf")
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A hundred good PDFs, of one page each, and among them one that hangs, a bomb, one that is broken and a crash."""
+    folder = tmp_path / "library"
+    folder.mkdir()
+    for number in range(100):
+        (folder / f"{'abcdefghij'[number % 10]}{number}.pdf").write_bytes(numbered(1))
+    for name, content in zip(BAD, (bomb(400), b"%PDF-1.7 and no more", numbered(1), endless()), strict=True):
+        (folder / name).write_bytes(content)
+    monkeypatch.setattr(processes, "_command", lambda: [sys.executable, "-c", CRASH])
+    processes._end_all()
+    return folder
+
+
+def through_iter_pages(library: Path, _: Path) -> tuple[list[str], list[str]]:
+    pages, errors = [], []
+    for path in sorted(library.iterdir()):
+        for result in read_pages(path, tiling=QUICK, **BOUNDS):  # type: ignore[arg-type]
+            (errors if isinstance(result, PdfError) else pages).append(result)
+    return [page.source for page in pages], list(map(str, errors))
+
+
+def through_langchain(library: Path, _: Path) -> tuple[list[str], list[str]]:
+    errors: list[NemoVLMError] = []
+    documents = NemoVLMPDFLoader(library, on_error=errors.append, dpi=20, **BOUNDS).load()
+    return [document.metadata["source"] for document in documents], list(map(str, errors))
+
+
+def through_llamaindex(library: Path, _: Path) -> tuple[list[str], list[str]]:
+    reader = NemoVLMPDFReader(on_error="skip", images=False, dpi=20, **BOUNDS)
+    documents = SimpleDirectoryReader(library, file_extractor={".pdf": reader}).load_data()
+    return [document.metadata["file_path"] for document in documents], []
+
+
+def through_the_index(library: Path, model: Path) -> tuple[list[str], list[str]]:
+    index = PageIndex(library.parent / "db", Embedder(model))
+    report = index.add(library, **BOUNDS)  # type: ignore[arg-type]
+    return list(index.documents()), list(map(str, report.failed))
+
+
+def through_the_command_line(library: Path, model: Path) -> tuple[list[str], list[str]]:
+    db, megabytes = library.parent / "db", BOUNDS["page_memory"] / 2**20
+    bounds = ("--page-timeout", BOUNDS["page_timeout"], "--page-memory", megabytes)
+    _, said = nemovlm_here("index", library, "--db", db, "--model", model, *bounds, code=3)
+    return list(PageIndex(db).documents()), [line for line in said.splitlines() if "left out: " in line]
+
+
+@pytest.mark.parametrize(
+    "door",
+    [through_iter_pages, through_langchain, through_llamaindex, through_the_index, through_the_command_line],
+    ids=["iter_pages", "LangChain", "LlamaIndex", "PageIndex", "command line"],
+)
+def test_bad_files_among_good_ones(
+    door: Callable[[Path, Path], tuple[list[str], list[str]]],
+    library: Path,
+    text_folder: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Through every door all good documents come, and each bad page or document is reported once, in bounded time."""
+    began = time.monotonic()
+    there, reported = door(library, text_folder)
+    seconds = time.monotonic() - began
+    reported = reported or [message for message in caplog.messages if message.startswith("left out: ")]
+    # The pages of `bomb.pdf` and `endless.pdf` that are sound are there as well.
+    assert sorted(Path(name).name for name in there) == sorted(
+        path.name for path in library.iterdir() if path.name not in {"broken.pdf", "crash.pdf"}
+    )
+    assert [next(name for name in BAD if name in error) for error in sorted(reported)] == list(BAD)
+    assert seconds < 60

@@ -32,6 +32,7 @@ from nemovlm.errors import ConfigurationError
 from nemovlm.inputs import Modality, Passage, replace_surrogates
 from nemovlm.parity import model_on_engine
 from nemovlm.paths import readable_name
+from nemovlm.pdf import PAGE_MEMORY, PAGE_TIMEOUT
 
 if TYPE_CHECKING:
     from nemovlm.cli.report import Answer
@@ -49,8 +50,10 @@ def index(
     base_url: BaseUrl = None,
     device: Device = None,
     modality: Annotated[Modality | None, typer.Option(help="What of a page is embedded. Default: all it can.")] = None,
-    password: Annotated[str | None, typer.Option(help="For encrypted PDFs.")] = None,
+    password: Annotated[list[str] | None, typer.Option(help="For encrypted PDFs; may be given again.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes to render pages in.")] = 1,
+    page_timeout: Annotated[float, typer.Option(help="Seconds that a page may take to be read.")] = PAGE_TIMEOUT,
+    page_memory: Annotated[float, typer.Option(help="MB of memory that it may take.")] = PAGE_MEMORY / 2**20,
     debug: Debug = False,
 ) -> None:
     """Put the pages of PDFs into an index. What is there already is not done again."""
@@ -66,6 +69,8 @@ def index(
                 modality=modality,
                 password=password,
                 workers=workers,
+                page_timeout=page_timeout,
+                page_memory=int(page_memory * 2**20),
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
         except KeyboardInterrupt:

@@ -14,7 +14,7 @@ from nemovlm.index.run import AddReport, Run
 from nemovlm.index.store import PageStore
 from nemovlm.inputs import Embeddable, Modality
 from nemovlm.paths import local_path, readable_name
-from nemovlm.pdf import Page, find_pdfs, iter_pages
+from nemovlm.pdf import PAGE_MEMORY, PAGE_TIMEOUT, Page, Password, ReadOptions, find_pdfs, iter_pages
 from nemovlm.settings import Options
 
 __all__ = ["AddReport", "Hit", "PageIndex", "is_index"]
@@ -87,8 +87,10 @@ class PageIndex:
         sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
         *,
         modality: Modality | None = None,
-        password: str | None = None,
+        password: Password = None,
         workers: int = 1,
+        page_timeout: float | None = PAGE_TIMEOUT,
+        page_memory: int | None = PAGE_MEMORY,
         progress: Progress | None = None,
     ) -> AddReport:
         """Index PDFs, or all PDFs below folders, and report what was done.
@@ -101,8 +103,10 @@ class PageIndex:
             sources: Files and folders.
             modality: What of a page is embedded. Default: image and text, the text cut to the model's limit and
                 the image alone where there is none; with a model that reads text only, the text.
-            password: For encrypted PDFs.
+            password: For encrypted PDFs; several are tried one after the other.
             workers: Processes to render in.
+            page_timeout: Seconds that a page may take to be read; then it is left out. None: any time.
+            page_memory: Bytes that it may take (known on Linux alone). None: any.
             progress: Called with the pages done and the pages in all.
 
         Raises:
@@ -113,7 +117,13 @@ class PageIndex:
             ConfigurationError: The model does not take the modality.
             EngineError: The engine cannot work at all.
         """
-        run = Run(self._writable, self.embedder, self._checked(modality), password, workers, progress)
+        reading: ReadOptions = {
+            "password": password,
+            "workers": workers,
+            "page_timeout": page_timeout,
+            "page_memory": page_memory,
+        }
+        run = Run(self._writable, self.embedder, self._checked(modality), reading, progress)
         run.add(find_pdfs(sources))
         if self._store is not None:
             self._store.compact()

@@ -25,7 +25,7 @@ from nemovlm.index.store import PageStore
 from nemovlm.inputs import Modality, Passage
 from nemovlm.models.tiling import NEMOTRON_TILING, Tiling
 from nemovlm.paths import readable_name
-from nemovlm.pdf import Page, count_pages, read_pages
+from nemovlm.pdf import Page, ReadOptions, count_pages, read_pages
 
 Row: TypeAlias = dict[str, Any]
 """A row of the table, with or without its vector."""
@@ -78,8 +78,7 @@ class Run:
             known before the work begins.
         embedder: What embeds the pages.
         modality: What of a page is embedded.
-        password: For encrypted PDFs.
-        workers: Processes to render in.
+        reading: How PDFs are read.
         progress: Called with the pages done and the pages in all.
     """
 
@@ -88,16 +87,14 @@ class Run:
         writable: Callable[[], PageStore],
         embedder: Embedder,
         modality: Modality,
-        password: str | None,
-        workers: int,
+        reading: ReadOptions,
         progress: Progress | None,
     ) -> None:
         self.report = AddReport()
         self._writable = writable
         self._embedder = embedder
         self._modality = modality
-        self._password = password
-        self._workers = workers
+        self._reading = reading
         self._progress = progress
         self._total = 0
         self._done = 0
@@ -119,7 +116,7 @@ class Run:
 
     def _inspect(self, path: Path) -> _Document | PdfError:
         try:
-            total = count_pages(path, password=self._password)
+            total = count_pages(path, **self._reading)
             with path.open("rb") as file:
                 return _Document(path, hashlib.file_digest(file, "sha256").hexdigest(), total)
         except PdfError as error:
@@ -168,10 +165,7 @@ class Run:
         What is embedded already, in an identical page, is written at once.
         """
         tiling = _THUMBNAIL_TILING if self._modality == "text" else self._embedder.vision or NEMOTRON_TILING
-        workers = min(self._workers, len(missing))
-        with closing(
-            read_pages(document.path, pages=missing, password=self._password, workers=workers, tiling=tiling)
-        ) as pages:
+        with closing(read_pages(document.path, pages=missing, **self._reading | {"tiling": tiling})) as pages:
             while group := list(islice(pages, _LOOKUP_PAGES)):
                 rows = {page.index: self._row(page, document) for page in group if isinstance(page, Page)}
                 vectors = writer.store.vectors(row["content"] for row in rows.values())

@@ -146,9 +146,12 @@ class NemoVLMPDFLoader(BaseLoader):
             ImageError: An image cannot be written.
         """
         for path in self._files():
-            yield from self._parser.lazy_parse(Blob.from_path(path, mime_type="application/pdf"))
+            if not isinstance(path, PdfError):
+                yield from self._parser.lazy_parse(Blob.from_path(path, mime_type="application/pdf"))
+            else:
+                apply_on_error(path, self._parser.on_error)
 
-    def _files(self) -> list[Path]:
+    def _files(self) -> list[Path | PdfError]:
         if not self.file_path.is_dir():
             return [self.file_path]
         if not (files := pdfs_below(self.file_path)):

@@ -14,7 +14,7 @@ from nemovlm.index.run import AddReport, Run
 from nemovlm.index.store import PageStore
 from nemovlm.inputs import Embeddable, Modality
 from nemovlm.paths import local_path, readable_name
-from nemovlm.pdf import PAGE_MEMORY, PAGE_TIMEOUT, Page, Password, ReadOptions, find_pdfs, iter_pages
+from nemovlm.pdf import PAGE_MEMORY, PAGE_TIMEOUT, Page, Password, ReadOptions, find_pdfs, iter_pages, lasting_name
 from nemovlm.settings import Options
 
 __all__ = ["AddReport", "Hit", "PageIndex", "is_index"]
@@ -157,7 +157,7 @@ class PageIndex:
         """
         if (store := self._existing()) is None:
             return 0
-        return store.delete(document=readable_name(local_path(document).resolve()))
+        return store.delete(document=readable_name(lasting_name(local_path(document))))
 
     def documents(self) -> dict[str, int]:
         """Return {path: pages in the index}.

@@ -11,7 +11,7 @@ older one reports that the file changed, and the next run makes them one version
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -99,13 +99,13 @@ class Run:
         self._total = 0
         self._done = 0
 
-    def add(self, paths: list[Path]) -> None:
-        """Index PDFs, in order. One that cannot be opened is left out.
+    def add(self, paths: Iterable[Path | PdfError]) -> None:
+        """Index PDFs, in order. One that cannot be opened, or found, is left out.
 
         Raises:
             NemoVLMError: The index cannot be written, or the engine cannot work at all.
         """
-        inspected = [self._inspect(path) for path in paths]
+        inspected = [path if isinstance(path, PdfError) else self._inspect(path) for path in paths]
         documents = [document for document in inspected if isinstance(document, _Document)]
         self.report.failed += [error for error in inspected if isinstance(error, PdfError)]
         self._total = sum(document.total for document in documents)

@@ -1,17 +1,15 @@
 """A PDF as a stream of pages: each with its image and its text layer. No lock is held across a `yield`."""
 
-import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Unpack
 from uuid import NAMESPACE_URL, uuid5
 
-from nemovlm.errors import PageIndexError, PdfError, PdfPageError
+from nemovlm.errors import PdfError, PdfPageError
 from nemovlm.models.tiling import NEMOTRON_TILING
 from nemovlm.models.vision import Vision
 from nemovlm.on_error import OnError, apply_on_error, check_on_error
-from nemovlm.paths import local_path, readable_name
+from nemovlm.pdf.folders import find_pdfs, lasting_name, pdfs_below
 from nemovlm.pdf.jobs import PAGE_MEMORY, PAGE_TIMEOUT
 from nemovlm.pdf.page import Page
 from nemovlm.pdf.source import PdfSource, require_local_path
@@ -27,6 +25,7 @@ __all__ = [
     "count_pages",
     "find_pdfs",
     "iter_pages",
+    "lasting_name",
     "page_id",
     "pdfs_below",
     "read_pages",
@@ -130,31 +129,3 @@ def count_pages(source: PdfSource, **options: Unpack[ReadOptions]) -> int:
 def page_id(source: str, index: int) -> str:
     """Return the id of a page (0-based) of a PDF: a UUID, since some stores take nothing else, and always the same."""
     return str(uuid5(NAMESPACE_URL, f"{source}#page={index + 1}"))
-
-
-def find_pdfs(sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Return the PDFs that files and folders stand for: absolute, each once, those of a folder in order of name.
-
-    A file is taken whatever its name, and whether or not it exists.
-
-    Raises:
-        PageIndexError: There is none.
-    """
-    if isinstance(sources, (str, os.PathLike)):
-        sources = [sources]
-    found: dict[Path, None] = {}
-    folders = []
-    for source in map(local_path, sources):
-        if source.is_dir():
-            folders.append(readable_name(source))
-            found.update(dict.fromkeys(path.resolve() for path in pdfs_below(source)))
-        else:
-            found[source.resolve()] = None
-    if not found:
-        raise PageIndexError(f"there is no PDF in {', '.join(folders) or 'an empty list'}")
-    return list(found)
-
-
-def pdfs_below(folder: Path) -> list[Path]:
-    """Return the PDFs in a folder and below, in order of their paths."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".pdf" and path.is_file())

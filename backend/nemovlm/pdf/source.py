@@ -24,6 +24,7 @@ _WRITER_SECONDS = 5.0  # until somebody writes into it
 _CHUNK = 2**16
 _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a pipe"),
     (stat.S_ISSOCK, "a socket"),
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
@@ -96,6 +97,11 @@ def version_of(file: int | str) -> tuple[int, ...]:
     return known.st_dev, known.st_ino, known.st_size, known.st_mtime_ns
 
 
+def kind_of(mode: int) -> str:
+    """Return what somebody would call it whose mode (`st_mode`) this is, or nothing if it is a file."""
+    return next((what for is_kind, what in _KINDS if is_kind(mode)), "")
+
+
 def make_file() -> tuple[int, str | None]:
     """Return the descriptor of a new file for memory, and its path if it has one; then somebody must remove it.
 
@@ -153,9 +159,8 @@ def _path_or_bytes(source: PdfSource) -> Path | bytes:
 def _open(path: Path, timeout: float | None) -> tuple[int, str] | bytes:
     """Return the open file, or what came of a pipe. Whatever else there is under a path is not even opened."""
     mode = path.stat().st_mode
-    for is_kind, what in _KINDS:
-        if is_kind(mode):
-            raise OSError(f"it is {what}")
+    if (kind := kind_of(mode)) and not stat.S_ISFIFO(mode):
+        raise OSError(f"it is {kind}")
     # Not blocking: to open a pipe that nobody writes to would wait for ever.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
     descriptor = os.open(path, flags)

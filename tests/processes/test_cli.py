@@ -19,7 +19,7 @@ import pytest
 from nemovlm import Embedder
 from tests.support.books import numbered
 from tests.support.command import COMMAND, nemovlm, nemovlm_here
-from tests.support.old_index import without_key
+from tests.support.old_index import with_old_texts, without_key
 from tests.support.samples import QUESTIONS
 
 SCANS = {("archive-bulletin.pdf", 1), ("archive-bulletin.pdf", 2)}  # pages of the sample library without a text layer
@@ -203,6 +203,31 @@ def test_doctor_examines_an_index(served_vl: str, pdfs: Path, tmp_path: Path) ->
     mended = doctor(code=0)
     assert mended["index key"].startswith("there")
     assert mended["index doubled pages"] == "none"
+
+
+def test_texts_of_an_earlier_version_are_read_anew(text_folder: Path, pdfs: Path, tmp_path: Path) -> None:
+    """`doctor` and `index` say that there are some; `--refresh-text` does all of them, or those of the PDFs named."""
+    db = tmp_path / "db"
+    index = ("index", "--db", db, "--model", text_folder)
+    nemovlm_here(*index, pdfs, code=3)
+    with_old_texts(db, lambda text: text.replace(" ", ""))
+    out, _ = nemovlm_here("doctor", "--db", db, "--model", text_folder, code=1)
+    assert f"of 7 pages as an earlier version of nemovlm read them; `nemovlm index --db {db} --refresh-text`" in (
+        " ".join(out.split())
+    )
+    _, said = nemovlm_here(*index, pdfs, code=3)
+    assert "7 of them have texts as an earlier version read them; --refresh-text reads them anew" in said
+    _, said = nemovlm_here(*index, pdfs / "archive-bulletin.pdf", "--refresh-text", code=3)
+    assert "1 document: 2 pages embedded, 2 left out" in said
+    (pdfs / "archive-bulletin.pdf").unlink()
+    _, said = nemovlm_here(*index, "--refresh-text", code=3)
+    assert "left out: " in said
+    assert "archive-bulletin.pdf: the file cannot be read: No such file or directory" in " ".join(said.split())
+    assert "1 document: 5 pages embedded, 1 left out; the index in" in " ".join(said.split())
+    out, _ = nemovlm_here("doctor", "--db", db, "--model", text_folder, code=1)
+    assert "as this version reads them" in out
+    _, said = nemovlm_here("index", "--db", db, code=1)
+    assert "name PDFs, or folders of PDFs" in said
 
 
 def test_doctor_of_an_index_without_its_model(vl_folder: Path, pdfs: Path, tmp_path: Path) -> None:

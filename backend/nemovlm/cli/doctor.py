@@ -82,12 +82,13 @@ def examine_index(folder: Path) -> Iterator[Finding]:
     """Yield what is found of an index and of the PDFs in it. Writes nothing, and needs no model."""
     from nemovlm.index import path_of
     from nemovlm.index.store import PageStore
+    from nemovlm.pdf import TEXT_VERSION
 
     try:
         if (store := PageStore.open(local_path(folder))) is None:
             yield Finding("index", f"there is none in {folder}", sound=False)
             return
-        seen = store.examine()
+        seen = store.examine(TEXT_VERSION)
         documents = sorted({row["document"] for row in store.rows(["document"])})
     except IndexStorageError as error:
         yield Finding("index", str(error), sound=False)
@@ -108,6 +109,9 @@ def examine_index(folder: Path) -> Iterator[Finding]:
         )
     doubled = f"{seen.doubled} rows too many; {mends}" if seen.doubled else "none"
     yield Finding("index doubled pages", doubled, sound=not seen.doubled)
+    refresh = f"`nemovlm index --db {folder} --refresh-text` reads them anew"
+    old = f"of {seen.outdated} pages as an earlier version of nemovlm read them; {refresh}"
+    yield Finding("index texts", old if seen.outdated else "as this version reads them", sound=not seen.outdated)
     joins = "; the next `nemovlm index` joins them" if seen.scattered else ""
     yield Finding("index fragments", f"{seen.fragments}, in {seen.versions} versions{joins}")
     more = ", …" if len(gone) > _SHOWN_FILES else ""

@@ -43,7 +43,11 @@ _INDENT = " " * 12  # under the name of the document
 
 @command
 def index(
-    paths: Annotated[list[Path], typer.Argument(help="PDFs, and folders of PDFs.", show_default=False)],
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(help="PDFs, and folders of PDFs. With --refresh-text: all in the index.", show_default=False),
+    ] = None,
+    *,
     db: Db,
     model: Model = None,
     engine: Engine = None,
@@ -54,9 +58,16 @@ def index(
     workers: Annotated[int, typer.Option(min=1, help="Processes to render pages in.")] = 1,
     page_timeout: Annotated[float, typer.Option(help="Seconds that a page may take to be read.")] = PAGE_TIMEOUT,
     page_memory: Annotated[float, typer.Option(help="MB of memory that it may take.")] = PAGE_MEMORY / 2**20,
+    refresh_text: Annotated[
+        bool, typer.Option("--refresh-text", help="Read texts anew that an earlier version of this program has read.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Put the pages of PDFs into an index. What is there already is not done again."""
+    from nemovlm.index import path_of
+
+    if not paths and not refresh_text:
+        raise ConfigurationError("name PDFs, or folders of PDFs")
     pages = open_or_create_index(db, model, engine=engine, base_url=base_url, device=device)
     if modality is None and "image" not in pages.embedder.modalities:
         say("pages are embedded by their text layer, because this model reads text only")
@@ -65,12 +76,13 @@ def index(
         task = bar.add_task("pages", total=None)
         try:
             report = pages.add(
-                paths,
+                paths or [path_of(document) for document in pages.documents()],
                 modality=modality,
                 password=password,
                 workers=workers,
                 page_timeout=page_timeout,
                 page_memory=int(page_memory * 2**20),
+                refresh_text=refresh_text,
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
         except KeyboardInterrupt:
@@ -82,6 +94,8 @@ def index(
     if len(report.failed) > _SHOWN_ERRORS:
         say(f"… and {len(report.failed) - _SHOWN_ERRORS} more")
     say(f"{report}; the index in {db} has {len(pages)} pages")
+    if report.outdated:
+        say(f"{report.outdated} of them have texts as an earlier version read them; --refresh-text reads them anew")
     if report.failed:
         raise typer.Exit(ExitCode.PARTIAL)
 

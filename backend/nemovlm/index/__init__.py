@@ -91,6 +91,7 @@ class PageIndex:
         workers: int = 1,
         page_timeout: float | None = PAGE_TIMEOUT,
         page_memory: int | None = PAGE_MEMORY,
+        refresh_text: bool = False,
         progress: Progress | None = None,
     ) -> AddReport:
         """Index PDFs, or all PDFs below folders, and report what was done.
@@ -102,11 +103,14 @@ class PageIndex:
         Args:
             sources: Files and folders.
             modality: What of a page is embedded. Default: image and text, the text cut to the model's limit and
-                the image alone where there is none; with a model that reads text only, the text.
+                the image alone where there is none; with a model that reads text only, the text; with `refresh_text`,
+                what was embedded of the document before.
             password: For encrypted PDFs; several are tried one after the other.
             workers: Processes to render in.
             page_timeout: Seconds that a page may take to be read; then it is left out. None: any time.
             page_memory: Bytes that it may take (known on Linux alone). None: any.
+            refresh_text: Read the texts of pages anew that were indexed by an earlier version of this program, which
+                may have read them differently. A page is embedded again if its text took part and is another one.
             progress: Called with the pages done and the pages in all.
 
         Raises:
@@ -123,7 +127,8 @@ class PageIndex:
             "page_timeout": page_timeout,
             "page_memory": page_memory,
         }
-        run = Run(self._writable, self.embedder, self._checked(modality), reading, progress)
+        chosen = None if modality is None and refresh_text else self._checked(modality)
+        run = Run(self._writable, self.embedder, chosen, reading, refresh_text, progress)
         run.add(find_pdfs(sources))
         if self._store is not None:
             self._store.compact()

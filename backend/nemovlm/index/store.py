@@ -34,6 +34,8 @@ _RAISED = (OSError, RuntimeError, ValueError, pa.ArrowException)  # by LanceDB: 
 
 _TABLE = "pages"
 _META = b"nemovlm"
+_VERSION = "text_version"
+_TEXT_COLUMNS = ("id", "document_sha256", "text", _VERSION)
 # Without it, two writes of one row that overlap do not conflict, and both rows stay: those of two processes, or one
 # that Ctrl-C left under way and the one after it (https://github.com/lancedb/lancedb/issues/2463).
 # With an index of LanceDB on `id`, `merge_insert` would need `use_index(False)`: that way goes past the key.
@@ -57,8 +59,8 @@ class PageStore:
     """An open table. All methods raise `IndexStorageError` where the folder cannot be read or written.
 
     Columns: `id` (document and page), `document` (path), `document_sha256`, `page` (0-based), `label`, `total`,
-    `width` and `height` (points), `text`, `modality`, `content` (digest of what was embedded), `thumbnail`
-    (JPEG), `vector` (float32, unit length).
+    `width` and `height` (points), `text`, `text_version` (how that was read; null means 1), `modality`, `content`
+    (digest of what was embedded), `thumbnail` (JPEG), `vector` (float32, unit length).
     """
 
     def __init__(self, folder: Path, table: Any) -> None:
@@ -119,6 +121,18 @@ class PageStore:
             merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
             self._commit(lambda: merge.execute(data))
 
+    def write_texts(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Give rows other texts: each of `rows` has `id`, `document_sha256`, `text` and `text_version`.
+
+        A row of another version of the document, which somebody has written meanwhile, stays as it is.
+        """
+        with self._use() as table:
+            schema = pa.schema([table.schema.field(name) for name in _TEXT_COLUMNS])
+            data = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+            same = "target.document_sha256 = source.document_sha256"
+            merge = table.merge_insert("id").when_matched_update_all(where=same)
+            self._commit(lambda: merge.execute(data))
+
     def rows(self, columns: Sequence[str], **equal: str) -> list[dict[str, Any]]:
         """Return the given columns of all rows in which each named column has the given value."""
         with self._use() as table:
@@ -163,7 +177,7 @@ class PageStore:
             return count
 
     def mend(self) -> None:
-        """Give a table the key that it was made without, and keep one row of each `id`.
+        """Give a table the key and the column that it was made without, and keep one row of each `id`.
 
         It is the one at the highest address: the last written, unless fragments were joined meanwhile. Every step
         leaves each `id` there. Rows go by their address, which is never given to another row; so two processes that
@@ -173,6 +187,8 @@ class PageStore:
         with self._use() as table:
             if not _has_key(table):
                 self._commit(self._set_key)
+            if _VERSION not in table.schema.names:
+                self._commit(self._add_version)
             while doubled := _doubled(table):  # again: others may have written meanwhile
                 for start in range(0, len(doubled), _DOUBLED):
                     addresses = ", ".join(map(str, doubled[start : start + _DOUBLED]))
@@ -185,9 +201,10 @@ class PageStore:
                 with suppress(IndexBusyError):  # a later run will
                     self._attempt(partial(table.optimize, cleanup_older_than=_KEEP_VERSIONS))
 
-    def examine(self) -> "Condition":
-        """Look at the state of the table, without writing."""
+    def examine(self, text_version: int) -> "Condition":
+        """Look at the state of the table, without writing. Texts that were read before `text_version` are outdated."""
         with self._use() as table:
+            old = f"{_VERSION} IS NULL OR {_VERSION} < {text_version}" if _VERSION in table.schema.names else None
             return Condition(
                 rows=table.count_rows(),
                 doubled=len(_doubled(table)),
@@ -195,7 +212,8 @@ class PageStore:
                 scattered=_scattered(table),
                 fragments=table.stats()["fragment_stats"]["num_fragments"],
                 versions=len(table.list_versions()),
-                missing=[name for name in _schema(1).names if name not in table.schema.names],
+                missing=[name for name in _schema(1).names if name not in (*table.schema.names, _VERSION)],
+                outdated=table.count_rows(old),
             )
 
     def __len__(self) -> int:
@@ -245,6 +263,10 @@ class PageStore:
                 "done: what was indexed before is still there"
             ) from error
 
+    def _add_version(self) -> None:
+        if _VERSION not in self._table.schema.names:  # as with the key
+            self._table.add_columns(_schema(1).field(_VERSION))
+
     def _set_key(self) -> None:
         if not _has_key(self._table):  # another process may have set it before this attempt
             self._table.alter_columns({"path": "id", "nullable": False})
@@ -265,7 +287,9 @@ class Condition:
     fragments: int
     versions: int
     missing: list[str]
-    """Columns that a page index has and this table has not."""
+    """Columns that a page index has and this table has not, though it cannot do without."""
+    outdated: int
+    """Rows whose text was read by an earlier version of this program, which may have read it differently."""
 
 
 def _schema(dimension: int) -> Any:
@@ -279,6 +303,7 @@ def _schema(dimension: int) -> Any:
         "width": pa.float32(),
         "height": pa.float32(),
         "text": pa.string(),
+        _VERSION: pa.int32(),
         "modality": pa.string(),
         "content": pa.string(),
         "thumbnail": pa.binary(),

@@ -11,13 +11,14 @@ from nemovlm.models.vision import Vision
 from nemovlm.on_error import OnError, apply_on_error, check_on_error
 from nemovlm.pdf.folders import find_pdfs, lasting_name, pdfs_below
 from nemovlm.pdf.jobs import PAGE_MEMORY, PAGE_TIMEOUT
-from nemovlm.pdf.page import Page
+from nemovlm.pdf.page import TEXT_VERSION, Page
 from nemovlm.pdf.source import PdfSource, require_local_path
 from nemovlm.pdf.workers import OpenPdf, Password, ReadOptions
 
 __all__ = [
     "PAGE_MEMORY",
     "PAGE_TIMEOUT",
+    "TEXT_VERSION",
     "Page",
     "Password",
     "PdfSource",

@@ -13,6 +13,9 @@ from nemovlm.images import save_png
 from nemovlm.inputs import Modality, Passage
 
 POINTS_PER_INCH = 72
+TEXT_VERSION = 2
+"""How texts of pages are read; a higher one if another text may come of the same page. 1 had cells stuck together, no
+form fields, and what is hidden."""
 _CHANNELS = 4  # RGB and a byte that is not used: as Pillow holds RGB, so that its pixels are copied and no more
 
 

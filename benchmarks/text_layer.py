@@ -1,15 +1,14 @@
 """The text layer of any PDFs, against those that poppler (`pdftotext`) and MuPDF (`mutool`) find in them.
 
-Nobody knows what is right, so what both others agree on is taken for it. Words are what stands between blanks, without the
-punctuation around it. A joined word is one of ours that neither of the others has, and that consists of two or more words
-which both have, and which follow each other in the text of one of them: "400.01" and "3" as "400.013". Where they touch there
-is a letter or a digit on both sides, and not all are single ones ("T E X T").
+Nobody knows what is right, so what both others agree on is taken for it. Words are what stands between blanks, without
+the punctuation around it. A joined word is one of ours that neither of the others has, and that consists of two or more
+words which both have, and which follow each other in the text of one of them: "400.01" and "3" as "400.013". Where they
+touch there is a letter or a digit on both sides, and not all are single ones ("T E X T").
 
     python benchmarks/text_layer.py FOLDER... [--pages 10] [--every 3]
 """
 
 import argparse
-import multiprocessing
 import re
 import shutil
 import subprocess
@@ -17,7 +16,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 from common import machine, show
@@ -32,51 +30,17 @@ _NO_BLANKS = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u
 _AROUND = re.compile(r"^[\W_]+|[\W_]+$")
 
 
-def texts_of(path: str, pages: int) -> list[str]:
-    """Return the texts of the first pages of a PDF as nemovlm has them; of one that fails, the empty text."""
+def texts_of(path: Path, pages: int, timeout: float) -> list[str]:
+    """Return the texts of the first pages of a PDF as nemovlm has them; of one that fails, the empty text.
+
+    Raises:
+        NemoVLMError: It cannot be read.
+    """
     texts = [""] * min(count_pages(path), pages)
-    for page in iter_pages(path, pages=range(len(texts)), tiling=Tiling(tile=64), on_error=lambda _: None):
+    small = Tiling(tile=64)
+    for page in iter_pages(path, pages=range(len(texts)), tiling=small, page_timeout=timeout, on_error=lambda _: None):
         texts[page.index] = page.text
     return texts
-
-
-def serve(paths: Connection, pages: int) -> None:
-    """Read PDFs until there are none, in a process that can be ended if one takes for ever."""
-    while path := paths.recv():
-        try:
-            paths.send(texts_of(path, pages))
-        except NemoVLMError as error:
-            paths.send(str(error))
-
-
-class Reader:
-    """nemovlm in a process of its own, which is started anew after a PDF that took too long."""
-
-    def __init__(self, pages: int, timeout: float) -> None:
-        self._pages = pages
-        self._timeout = timeout
-        self._start()
-
-    def _start(self) -> None:
-        self._paths, theirs = multiprocessing.Pipe()
-        self._process = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs, self._pages))
-        self._process.start()
-
-    def texts(self, path: Path) -> list[str] | str:
-        """Return the texts of a PDF's pages, or what went wrong."""
-        self._paths.send(str(path))
-        if self._paths.poll(self._timeout):
-            texts: list[str] | str = self._paths.recv()
-            return texts
-        self._process.kill()
-        self._process.join()
-        self._start()
-        return f"no end after {self._timeout:.0f} s"
-
-    def close(self) -> None:
-        """End the process."""
-        self._paths.send("")
-        self._process.join()
 
 
 def others(path: Path, pages: int, timeout: float) -> Iterator[list[str]]:
@@ -172,16 +136,20 @@ class Count:
         ]
 
 
-def compare(folder: Path, reader: Reader, pages: int, every: int, timeout: float) -> Count:
+def compare(folder: Path, pages: int, every: int, timeout: float) -> Count:
     """Compare the PDFs of a folder and below."""
     count = Count()
     for path in sorted(folder.rglob("*.pdf"))[::every]:
         poppler, mupdf = others(path, pages, timeout)
         if not poppler or len(poppler) != len(mupdf):
             continue  # there is nothing to compare with
-        ours = reader.texts(path)
-        if isinstance(ours, str) or len(ours) != len(poppler):
-            count.failed.append(f"{path.name}: {ours if isinstance(ours, str) else f'{len(ours)} pages'}")
+        try:
+            ours = texts_of(path, pages, timeout)
+        except NemoVLMError as error:
+            count.failed.append(str(error))
+            continue
+        if len(ours) != len(poppler):
+            count.failed.append(f"{path.name}: {len(ours)} pages, and not {len(poppler)}")
             continue
         for number, texts in enumerate(zip(ours, poppler, mupdf, strict=True), 1):
             count.add(f"{path.name} page {number}", *texts)
@@ -194,19 +162,20 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of PDFs; what lies below counts")
     parser.add_argument("--pages", type=int, default=10, help="of each PDF, from its start")
     parser.add_argument("--every", type=int, default=1, help="take each n-th PDF of a folder")
-    parser.add_argument("--timeout", type=float, default=20, help="seconds that a PDF may take each of the three")
+    parser.add_argument(
+        "--timeout", type=float, default=20, help="seconds that a page may take us, and a PDF the others"
+    )
     parser.add_argument("--worst", type=int, default=10, help="list so many pages of each kind")
     given = parser.parse_args()
     if missing := [command for command in ("pdftotext", "mutool") if not shutil.which(command)]:
         raise SystemExit(f"{' and '.join(missing)} are not here; install poppler-utils and mupdf-tools")
     head = ["PDFs", "pages", "words both have", "of these ours", "ours alone", "joined", "silent", "PDFs failed"]
-    reader, total, rows = Reader(given.pages, given.timeout), Count(), []
+    total, rows = Count(), []
     for folder in given.folders:
-        count = compare(folder, reader, given.pages, given.every, given.timeout)
+        count = compare(folder, given.pages, given.every, given.timeout)
         rows.append(count.row(folder.name))
         for name, value in vars(count).items():
             setattr(total, name, getattr(total, name) + value)
-    reader.close()
     lost = [f"lacks {missing}: {what}" for missing, what in sorted(total.lost, reverse=True)]
     kinds = {"joined": total.joined, "silent": total.silent, "lost": lost, "failed": total.failed}
     worst = [f"{kind}: {what}" for kind, pages in kinds.items() for what in pages[: given.worst]]

@@ -1,4 +1,4 @@
-"""PDFium renders pages. The only file that touches it.
+"""PDFium renders pages. Of the other files, `text` alone touches it.
 
 PDFium is not thread-safe, so every call is made under one lock, which is never held longer than for one page.
 """

@@ -8,19 +8,19 @@ import pypdfium2.raw as pdfium
 
 from nemovlm.pdf.metadata import clean
 
-# PDFium's mark for a hyphen at the end of a line, behind which the word goes on. Where characters are listed one by one,
-# or those in a box, the mark is U+0002, which may as well be a letter of a font that does not name its letters.
+# PDFium's mark for a hyphen at the end of a line, behind which the word goes on. Where characters are listed one by
+# one, or those in a box, the mark is U+0002, which may as well be a letter of a font that does not name its letters.
 _HYPHEN = "\ufffe"
-# Hyphenation parts words of letters, and leaves two of them at least at the end of a line. So a hyphen behind a digit or
-# a single letter ("x-ray") belongs to the word, as one before a digit or a capital does.
-_PARTED_WORD = re.compile(rf"(?<=[^\W\d_]{{2}}){_HYPHEN}(?=([^\W\d_]))")
 _LISTED_HYPHEN = 2
+# Hyphenation parts words of letters, and leaves two of them at least at the end of a line. So a hyphen behind a digit
+# or a single letter ("x-ray") belongs to the word, as one before a digit or a capital does.
+_PARTED_WORD = re.compile(rf"(?<=[^\W\d_]{{2}}){_HYPHEN}(?=([^\W\d_]))")
 _BLANKS_AND_MARKS = re.compile(rf"[\s\x02{_HYPHEN}]+")
 _LINE_ENDS = re.compile(r"[ \r]*\n\s*")
 
 
 def read_text(page: pypdfium2.PdfPage) -> str:
-    """Return the text on a page: what stands apart is apart, words are whole, and what the crop box hides is left out."""
+    """Return the text on a page: what stands apart is apart, words are whole, and nothing is outside the crop box."""
     text_page = page.get_textpage()
     try:
         return clean(_join_words(_text_inside(text_page, page.get_bbox())))

@@ -1,4 +1,4 @@
-"""PDFium renders pages. The only file that touches it.
+"""PDFium renders pages. Of the other files, `text` alone touches it.
 
 PDFium is not thread-safe, so every call is made under one lock, which is never held longer than for one page.
 """
@@ -20,6 +20,7 @@ from nemovlm.models.vision import Vision
 from nemovlm.pdf.metadata import clean, read_info
 from nemovlm.pdf.page import POINTS_PER_INCH, PageSize, RenderedPage
 from nemovlm.pdf.source import File, version_of
+from nemovlm.pdf.text import read_text
 
 # PDFium remembers something of every page, some 25 kB, until the document is closed; so that is done now and then.
 _PAGES_PER_OPENING = 100
@@ -126,7 +127,7 @@ class Renderer:
         page = self._document[index]
         try:
             _paint(page, size, buffer)
-            return RenderedPage(index, self._label(index), _text(page), size)
+            return RenderedPage(index, self._label(index), read_text(page), size)
         finally:
             page.close()
 
@@ -190,14 +191,6 @@ def _paint(page: pypdfium2.PdfPage, size: PageSize, buffer: bytearray | memoryvi
             pdfium.FPDF_FFLDraw(page.formenv, *place)
     finally:
         bitmap.close()
-
-
-def _text(page: pypdfium2.PdfPage) -> str:
-    text_page = page.get_textpage()
-    try:
-        return clean(text_page.get_text_bounded(errors="replace"))
-    finally:
-        text_page.close()
 
 
 def _read(function: Callable[..., int], *arguments: object) -> str:

@@ -1,0 +1,178 @@
+"""`Page.text` is what is seen on a page: what stands apart is apart, and what is not seen, or no text, is not there."""
+
+import unicodedata
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemovlm.pdf import iter_pages
+from nemovlm.pdf.metadata import clean
+from tests.support.books import assemble, box, write
+from tests.support.reading import QUICK
+
+TURNS = [0, 90, 180, 270]
+
+
+def text_of(data: bytes) -> str:
+    """The text of a PDF of one page."""
+    (page,) = iter_pages(data, tiling=QUICK)
+    return page.text
+
+
+def show(text: str, x: float, y: float, turn: int = 0, size: int = 10) -> str:
+    """The operators that draw a text at a place, turned counterclockwise."""
+    cos, sin = {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}[turn]
+    return f"BT /F {size} Tf {cos} {sin} {-sin} {cos} {x} {y} Tm ({text}) Tj ET "
+
+
+def turned_page(turn: int, *placed: tuple[str, float, float], entries: str = "") -> bytes:
+    """A page of 400 x 300 points that is turned to be read, with texts at places as they are seen (from below left)."""
+    width, height = (400, 300) if turn % 180 == 0 else (300, 400)
+    content = ""
+    for text, x, y in placed:
+        place = {0: (x, y), 90: (width - y, x), 180: (width - x, height - y), 270: (y, height - x)}[turn]
+        content += show(text, *place, turn=turn)
+    return write((f"{box(0, 0, width, height)}/Rotate {turn}{entries}", content))
+
+
+def stream(content: str, entries: str = "") -> str:
+    """A stream, with what else its dictionary says."""
+    return f"<<{entries}/Length {len(content)}>>stream\n{content}\nendstream"
+
+
+def by_hand(*objects: str) -> bytes:
+    """A PDF of these objects, counted from 1."""
+    return assemble(*(body.encode() for body in objects))
+
+
+# Cells and lines
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_cells_of_a_row_are_apart(turn: int) -> None:
+    """A number and the single digit in the cell beside it are two words, on turned pages too."""
+    rows = [("200.01", "1"), ("400.01", "3"), ("600.01", "5"), ("7", "8")]
+    placed = [(cell, 100 + 150 * x, 250 - 16 * y) for y, row in enumerate(rows) for x, cell in enumerate(row)]
+    assert text_of(turned_page(turn, *placed)).split() == [cell for row in rows for cell in row]
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_lines_are_apart_whichever_way_they_run(turn: int) -> None:
+    """Lines that begin side by side, as those of sideways text do, each have a line of their own."""
+    lines = ["Umbrellas first quarter", "Raincoats second quarter", "Galoshes third quarter"]
+    starts = {0: (20, 250, 0, -16), 90: (100, 20, 16, 0), 180: (380, 50, 0, 16), 270: (200, 380, -16, 0)}
+    x, y, right, up = starts[turn]
+    content = "".join(show(line, x + right * n, y + up * n, turn) for n, line in enumerate(lines))
+    assert sorted(text_of(write((box(0, 0, 400, 400), content))).split("\n")) == sorted(lines)
+
+
+@settings(deadline=None)
+@given(
+    st.integers(2, 6).flatmap(
+        lambda columns: st.lists(
+            st.lists(st.text("0123456789.ABCabc%", min_size=2, max_size=6), min_size=columns, max_size=columns),
+            min_size=1,
+            max_size=8,
+        )
+    ),
+    st.sampled_from(TURNS),
+)
+def test_every_grid_of_cells_is_read_row_by_row(rows: list[list[str]], turn: int) -> None:
+    """Whatever short cells say, each is a word of its own, in the order of rows."""
+    placed = [(cell, 20 + 60 * x, 270 - 18 * y) for y, row in enumerate(rows) for x, cell in enumerate(row)]
+    assert text_of(turned_page(turn, *placed)).split() == [cell for row in rows for cell in row]
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_the_crop_box_hides_text(turn: int) -> None:
+    """Words outside the crop box are not seen, and not read; lines and cells inside stay apart."""
+    outside = [("left", 10, 150), ("right", 360, 150), ("above", 150, 285), ("below", 150, 8)]
+    inside = [("400.01", 100, 200), ("3", 250, 200), ("a second line", 100, 180)]
+    crop = [60, 40, 340, 260] if turn % 180 == 0 else [40, 60, 260, 340]
+    page = turned_page(turn, *outside[:2], *inside, *outside[2:], entries=f"/CropBox[{' '.join(map(str, crop))}]")
+    assert text_of(page).split() == ["400.01", "3", "a", "second", "line"]
+    assert text_of(page).endswith("\na second line")
+
+
+def test_a_word_that_the_crop_box_cuts_is_read_as_far_as_it_is_seen() -> None:
+    """Of a line that goes on outside, what is inside counts, and a word parted there is still one."""
+    content = show("the embed-", 20, 200) + show("ding here, and what is outside", 20, 188)
+    assert text_of(write((f"{box(0, 0, 400, 300)}/CropBox[0 0 67 300]", content))) == "the embedding here,"
+
+
+# Hyphens at the end of a line
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "word"),
+    [
+        ("the embed-", "ding of pages", "the embedding of pages"),
+        ("rules for COVID-", "19 in force", "rules for COVID-19 in force"),
+        ("Anne Smith-", "Jones came", "Anne Smith-Jones came"),
+        ("chest x-", "rays in colour", "chest x-rays in colour"),
+        ("price-", "determining parts", "pricedetermining parts"),  # as far as a word is known, it might be "embedding"
+        ("pages 110-", "112 and on", "pages 110- 112 and on"),
+    ],
+)
+def test_hyphens_at_line_ends_stay_where_they_belong_to_the_word(first: str, second: str, word: str) -> None:
+    """What was parted is whole, but before a digit or a capital, and behind one letter, the hyphen is the author's."""
+    text = text_of(write((box(0, 0, 400, 300), show(first, 20, 200, size=20) + show(second, 20, 176, size=20))))
+    assert " ".join(text.split()) == word
+
+
+# What is no text
+
+
+def coded(*lines: tuple[str, str]) -> bytes:
+    """A page of lines in hexadecimal codes, each with a text of UTF-16 in hexadecimal for every code that has one."""
+    fonts, content, objects = "", "", []
+    for n, (codes, meanings) in enumerate(lines):
+        pairs = [pair.split("=") for pair in meanings.split()]
+        chars = " ".join(f"<{code}><{letter}>" for code, letter in pairs)
+        space = "1 begincodespacerange <00> <ff> endcodespacerange"
+        cmap = f"begincmap {space} {len(pairs)} beginbfchar {chars} endbfchar endcmap"
+        fonts += f"/F{n}<</Type/Font/Subtype/Type1/BaseFont/Helvetica/ToUnicode {5 + n} 0 R>>"
+        content += f"BT /F{n} 12 Tf 20 {250 - 20 * n} Td <{codes}> Tj ET "
+        objects.append(stream(cmap))
+    page = f"<</Type/Page/Parent 2 0 R{box(0, 0, 400, 300)}/Contents 4 0 R/Resources<</Font<<{fonts}>>>>>>"
+    pages = "<</Type/Pages/Count 1/Kids[3 0 R]>>"
+    return by_hand("<</Type/Catalog/Pages 2 0 R>>", pages, page, stream(content), *objects)
+
+
+def test_a_text_layer_of_control_characters_is_none() -> None:
+    """A font that does not say what its letters are leaves no text, and the page is embedded as a picture."""
+    meanings = " ".join(f"{code:02x}=00{code - 0x40:02x}" for code in range(0x41, 0x5B))
+    (page,) = iter_pages(coded(("4142434445464748494A4B4C4D4E4F", meanings)), tiling=QUICK)
+    assert page.text == ""
+    assert page.passage().modality == "image"
+
+
+@pytest.mark.parametrize(
+    "bullet", ["F0B7", "D83D", "DBFFDFFD", "0378"], ids=["private", "half", "private pair", "none"]
+)
+def test_a_bullet_in_private_use_goes_and_its_text_stays(bullet: str) -> None:
+    """What symbol fonts have for bullets is left out of the text beside it."""
+    assert text_of(coded(("42206F6E65", f"42={bullet}"), ("42206F7468657273", f"42={bullet}"))).split() == [
+        "one",
+        "others",
+    ]
+
+
+@given(st.text())
+def test_what_is_left_of_a_string_is_text(text: str) -> None:
+    """No control character but newline and tab, nothing private, unassigned or half a character gets through."""
+    assert not {unicodedata.category(letter) for letter in clean(text) if letter not in "\n\t"} & {
+        "Cc",
+        "Cn",
+        "Co",
+        "Cs",
+    }
+    assert clean(clean(text)) == clean(text)
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_categories=["C"], exclude_characters="\ufffd")))
+def test_what_can_be_read_stays_as_it_is(text: str) -> None:
+    """Letters of all scripts, marks and signs are not touched, with a stray control character in them neither."""
+    assert clean(text) == text.strip()
+    assert clean(f"{text}, and so on") == clean(f"{text}\x03, and so on\0\0\0\0\0\0\0\0")

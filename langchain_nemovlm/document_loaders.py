@@ -41,6 +41,7 @@ class NemoVLMPDFParser(BaseBlobParser):
         workers: Processes to render in.
         page_timeout: Seconds that a page may take; then it cannot be read. None: any time.
         page_memory: Bytes that rendering may take (known on Linux alone). None: any.
+        embedded: Read the PDFs that are attached to one as well, as to a portfolio: `source` ends with their names.
         on_error: What to do with a file or page that cannot be read: `"raise"`, `"skip"` it with a warning in the
             log, or call a function with the error.
 
@@ -59,6 +60,7 @@ class NemoVLMPDFParser(BaseBlobParser):
         workers: int = 1,
         page_timeout: float | None = PAGE_TIMEOUT,
         page_memory: int | None = PAGE_MEMORY,
+        embedded: bool = False,
         on_error: OnError = "raise",
     ) -> None:
         check_on_error(on_error)
@@ -76,6 +78,7 @@ class NemoVLMPDFParser(BaseBlobParser):
             "workers": workers,
             "page_timeout": page_timeout,
             "page_memory": page_memory,
+            "embedded": embedded,
         }
 
     def lazy_parse(self, blob: Blob) -> Iterator[Document]:
@@ -95,6 +98,8 @@ class NemoVLMPDFParser(BaseBlobParser):
                     yield self._document(page, blob, name)
 
     def _document(self, page: Page, blob: Blob, name: str) -> Document:
+        if page.embedded:
+            name = f"{name}/{page.embedded}"
         identity = page_id(name, page.index)
         facts = {key: value for key, value in page.metadata.items() if key not in page.info}
         metadata = {**page.info, **readable(blob.metadata), **facts, "source": name, "doc_id": identity}

@@ -94,6 +94,7 @@ class NemoVLMPDFReader(BasePydanticReader):
     page_memory: int | None = Field(
         default=PAGE_MEMORY, gt=0, description="Bytes that rendering may take (known on Linux alone). None: any."
     )
+    embedded: bool = Field(default=False, description="Read PDFs that are attached to one as well, as to a portfolio.")
     on_error: Literal["raise", "skip"] = Field(
         default="raise", description="What to do with a file or page that cannot be read; skip warns in the log."
     )
@@ -166,6 +167,7 @@ class NemoVLMPDFReader(BasePydanticReader):
             workers=self.workers,
             page_timeout=self.page_timeout,
             page_memory=self.page_memory,
+            embedded=self.embedded,
             name=readable_name(file),
         )
         with closing(results):
@@ -176,7 +178,7 @@ class NemoVLMPDFReader(BasePydanticReader):
     def _facts(self, page: Page, file: str | os.PathLike[str], extra_info: dict[str, Any] | None) -> dict[str, Any]:
         name, known = readable_name(file), {key: value for key, value in page.metadata.items() if value != ""}
         return {
-            "id_": page_id(name, page.index),
+            "id_": page_id(f"{name}/{page.embedded}" if page.embedded else name, page.index),
             "metadata": {"file_name": Path(name).name, "file_path": name, **known, **readable(extra_info or {})},
             "excluded_embed_metadata_keys": list(_NOT_FOR_MODELS),
             "excluded_llm_metadata_keys": list(_NOT_FOR_MODELS),

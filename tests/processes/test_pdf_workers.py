@@ -210,7 +210,7 @@ def test_a_page_that_kills_is_an_error_of_its_own(document: bytes, monkeypatch: 
     assert [page.index for page in pages] == [0, 1, 3, 5]
     assert [error.page for error in errors] == [2, 4]
     assert str(errors[0]) == (
-        "x.pdf page 3: the page cannot be read (the process that rendered it died: killed by SIGSEGV)"
+        "x.pdf page 3: the page cannot be read (the process that was at it died: killed by SIGSEGV)"
     )
 
 
@@ -218,7 +218,7 @@ def test_a_document_that_kills_is_an_error_of_its_own(document: bytes, monkeypat
     """What PDFium cannot even open without dying is a PdfError, and the next document comes."""
     let_run(monkeypatch, f"worker._open = lambda _: {KILL}")
     (error,) = read_pages(document, name="x.pdf")
-    assert str(error) == "x.pdf: the PDF cannot be opened (the process that did it died: killed by SIGSEGV)"
+    assert str(error) == "x.pdf: the PDF cannot be opened (the process that was at it died: killed by SIGSEGV)"
 
 
 def test_a_page_at_which_one_process_died_comes(
@@ -247,7 +247,7 @@ def test_where_no_process_can_be_had_pages_are_rendered_here(
 ) -> None:
     """A sandbox, or a program that has no Python to start, gets its pages all the same."""
     monkeypatch.setattr(processes, "_command", lambda: command)
-    workers._warn.cache_clear()
+    workers.warn_once.cache_clear()
     for _ in range(2):
         assert numbers(in_processes(document, tiling=QUICK)) == ALL
     (message,) = caplog.messages

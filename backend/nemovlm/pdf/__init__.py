@@ -2,10 +2,11 @@
 
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Unpack
 from uuid import NAMESPACE_URL, uuid5
 
-from nemovlm.errors import PdfError, PdfPageError
+from nemovlm.errors import PdfError
 from nemovlm.models.tiling import NEMOTRON_TILING
 from nemovlm.models.vision import Vision
 from nemovlm.on_error import OnError, apply_on_error, check_on_error
@@ -13,7 +14,7 @@ from nemovlm.pdf.folders import find_pdfs, lasting_name, pdfs_below
 from nemovlm.pdf.jobs import PAGE_MEMORY, PAGE_TIMEOUT
 from nemovlm.pdf.page import TEXT_VERSION, Page
 from nemovlm.pdf.source import PdfSource, require_local_path
-from nemovlm.pdf.workers import OpenPdf, Password, ReadOptions
+from nemovlm.pdf.workers import OpenPdf, Password, ReadOptions, warn_once
 
 __all__ = [
     "PAGE_MEMORY",
@@ -44,6 +45,7 @@ def iter_pages(
     workers: int = 1,
     page_timeout: float | None = PAGE_TIMEOUT,
     page_memory: int | None = PAGE_MEMORY,
+    embedded: bool = False,
     on_error: OnError = "raise",
     name: str | None = None,
 ) -> Iterator[Page]:
@@ -62,8 +64,10 @@ def iter_pages(
         workers: Processes to render in.
         page_timeout: Seconds that a page may take; then it is given up, and has failed. None: any time.
         page_memory: Bytes that rendering may take (known on Linux alone); then the page has failed. None: any.
-        on_error: What to do with a page that fails: `"raise"`, `"skip"` it with a warning in the log, or call
-            a function with the `PdfPageError`. The other pages come in any case but the first.
+        embedded: After the document's own pages, yield all pages of the PDFs that are attached to it, as they are to a
+            portfolio. Otherwise they are named in the log.
+        on_error: What to do with a page that fails, or an attached PDF: `"raise"`, `"skip"` it with a warning in the
+            log, or call a function with the error. The others come in any case but the first.
         name: What pages and errors call the PDF, instead of its path or `<bytes>`.
 
     Raises:
@@ -73,21 +77,20 @@ def iter_pages(
         ConfigurationError: An argument is none that there is, or the source is no PDF's, such as a file opened as text.
     """
     check_on_error(on_error)
-    results = read_pages(
+    results = _read(
         source,
-        pages=pages,
+        name,
+        pages,
+        embedded,
         password=password,
         tiling=tiling,
         dpi=dpi,
         workers=workers,
         page_timeout=page_timeout,
         page_memory=page_memory,
-        name=name,
     )
     with closing(results):
         for result in results:
-            if isinstance(result, PdfError) and not isinstance(result, PdfPageError):
-                raise result
             if page := apply_on_error(result, on_error):
                 yield page
 
@@ -96,6 +99,7 @@ def read_pages(
     source: PdfSource,
     *,
     pages: Iterable[int] | None = None,
+    embedded: bool = False,
     name: str | None = None,
     **options: Unpack[ReadOptions],
 ) -> Generator[Page | PdfError, None, None]:
@@ -108,10 +112,32 @@ def read_pages(
         ConfigurationError: As in `iter_pages`.
     """
     try:
-        with OpenPdf(source, name, **options) as pdf:
-            yield from pdf.pages(range(pdf.total) if pages is None else pages)
+        yield from _read(source, name, pages, embedded, **options)
     except PdfError as error:
         yield error
+
+
+def _read(
+    source: PdfSource, name: str | None, pages: Iterable[int] | None, embedded: bool, **options: Unpack[ReadOptions]
+) -> Generator[Page | PdfError, None, None]:
+    """Yield pages, and errors of pages and of attached PDFs. What is wrong with the document itself is raised."""
+    with OpenPdf(source, name, **options) as pdf:
+        yield from pdf.pages(range(pdf.total) if pages is None else pages)
+        if embedded:
+            yield from _read_attached(pdf, **options)
+        elif pdf.attached_names:
+            names = ", ".join(pdf.attached_names.values())
+            warn_once(f"{pdf.name}: PDFs are attached to it that are not read; embedded=True reads them: {names}")
+
+
+def _read_attached(pdf: OpenPdf, **options: Unpack[ReadOptions]) -> Iterator[Page | PdfError]:
+    """Yield the pages of attached PDFs. Those that are attached to these in turn are named in the log alone."""
+    for name, content in pdf.attached():
+        if isinstance(content, PdfError):
+            yield content.at(f"{pdf.name}/{name}")
+            continue
+        for result in read_pages(content, name=f"{pdf.name}/{name}", **options):
+            yield replace(result, embedded=name) if isinstance(result, Page) else result
 
 
 def count_pages(source: PdfSource, **options: Unpack[ReadOptions]) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple, TypeAlias
 
-from nemovlm.errors import PdfError
+from nemovlm.errors import PdfError, PdfPageError
 from nemovlm.pdf.page import RenderedPage
 from nemovlm.pdf.source import File, make_file
 
@@ -43,12 +43,22 @@ class Document(NamedTuple):
     """Bytes."""
 
 
+class Attachment(NamedTuple):
+    """Something that is attached to a document."""
+
+    number: int
+    """0-based."""
+
+
+Task: TypeAlias = int | Attachment | None
+"""A page to render (0-based), an attachment to read, or else the document to open."""
+
+
 class Job(NamedTuple):
-    """A page to render; without one, a document to open; without either, the end of what is open, without an answer."""
+    """Something to do with a document; without one, what is open is closed, and there is no answer."""
 
     document: Document | None
-    page: int | None
-    """0-based."""
+    task: Task
     free: tuple[Place, ...]
     """Where pixels were that are not needed any more."""
 
@@ -61,6 +71,8 @@ class Opened(NamedTuple):
     info: Mapping[str, str]
     notes: Sequence[str]
     """What whoever reads it should know, a sentence each."""
+    attached: Mapping[int, str]
+    """PDFs that are attached: which attachment it is, and its name."""
 
 
 class Rendered(NamedTuple):
@@ -70,7 +82,7 @@ class Rendered(NamedTuple):
     pixels: Place | bytearray
 
 
-Answer: TypeAlias = Opened | Rendered | PdfError | None
+Answer: TypeAlias = Opened | Rendered | bytes | PdfError | None
 """What became of a job. None: the process cannot have the document, or the way in which it is to be rendered."""
 
 
@@ -78,6 +90,21 @@ class LastAnswer(NamedTuple):
     """The answer of a process that ends with it."""
 
     answer: PdfError
+
+
+def failure(name: str, task: Task, why: str) -> PdfError:
+    """Return the error of a task that failed.
+
+    Args:
+        name: Of the document.
+        task: What failed.
+        why: How the sentence goes on.
+    """
+    if task is None:
+        return PdfError(f"the PDF cannot be opened{why}").at(name)
+    if isinstance(task, Attachment):
+        return PdfError(f"a PDF that is attached cannot be read{why}").at(name)
+    return PdfPageError(f"the page cannot be read{why}", page=task).at(f"{name} page {task + 1}")
 
 
 class SharedFile:

@@ -41,6 +41,8 @@ class Page:
     """Points, like the width."""
     dpi: float
     """Pixels per inch of `image`, along its width."""
+    embedded: str = ""
+    """The name of the PDF that the page is of, if that is attached to another; `source` ends with it then."""
     info: Mapping[str, str] = field(default_factory=dict)
     """What the document says of itself: `title`, `author`, `subject`, `keywords`, `creator`, `producer`, `creationdate`
     and `moddate`, all of them, empty where it does not say. Dates are ISO 8601."""
@@ -62,6 +64,7 @@ class Page:
         """The facts of the page as flat scalars, under the names that LangChain and LlamaIndex loaders use."""
         return {
             **self.info,
+            **({"embedded": self.embedded} if self.embedded else {}),
             "page": self.index,
             "page_label": self.label,
             "total_pages": self.total,

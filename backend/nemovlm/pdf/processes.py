@@ -13,7 +13,7 @@ from multiprocessing.spawn import get_executable
 from signal import Signals
 from typing import Any
 
-from nemovlm.pdf.jobs import Answer, Document, Job, LastAnswer, Place, SharedFile
+from nemovlm.pdf.jobs import Answer, Document, Job, LastAnswer, Place, SharedFile, Task
 from nemovlm.threads import gevent_patched, native, start_thread, wait
 
 
@@ -61,7 +61,7 @@ class RenderingProcess:
         """How many jobs it has still to answer for."""
         return sum(answer is not self._ready for answer in tuple(self._asked))
 
-    def send(self, document: Document, page: int | None) -> Future[Answer]:
+    def send(self, document: Document, task: Task) -> Future[Answer]:
         """Give it a job. The future may fail with `ProcessDiedError`."""
         answer: Future[Answer] = Future()
         with self._guard:
@@ -69,17 +69,17 @@ class RenderingProcess:
                 answer.set_exception(ProcessDiedError("it had ended", at_work=False))
                 return answer
             self._asked.append(answer)
-        self._tell(document, page)
+        self._tell(document, task)
         return answer
 
     def close_document(self) -> None:
         """Have it let go of the document that it has open."""
         self._tell(None, None)
 
-    def _tell(self, document: Document | None, page: int | None) -> None:
+    def _tell(self, document: Document | None, task: Task) -> None:
         free, self.free = tuple(self.free), []
         with suppress(OSError, ValueError):  # it is dead, which `_listen` is about to find out, or has found
-            pickle.dump(Job(document, page, free), self._process.stdin)
+            pickle.dump(Job(document, task, free), self._process.stdin)
             self._process.stdin.flush()
 
     def result(self, answer: "Future[Answer]") -> Answer:

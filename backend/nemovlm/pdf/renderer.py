@@ -17,9 +17,11 @@ from nemovlm.errors import PdfError, PdfFormatError, PdfPageError, PdfPasswordEr
 from nemovlm.images import MAX_PIXELS
 from nemovlm.models.tiling import NEMOTRON_TILING
 from nemovlm.models.vision import Vision
-from nemovlm.pdf.metadata import clean, read_info
+from nemovlm.pdf.attachments import attached_pdfs, read_attachment
+from nemovlm.pdf.metadata import read_info
 from nemovlm.pdf.page import POINTS_PER_INCH, PageSize, RenderedPage
 from nemovlm.pdf.source import File, version_of
+from nemovlm.pdf.strings import read_string
 from nemovlm.pdf.text import read_text
 
 # PDFium remembers something of every page, some 25 kB, until the document is closed; so that is done now and then.
@@ -66,12 +68,14 @@ class Renderer:
         self._rendered = 0
         with _lock:
             self._document, self._password = self._open((None, *passwords))
-            self.total = len(self._document)
-            """Pages."""
-            self.info = read_info(lambda key: _read(pdfium.FPDF_GetMetaText, self._document, key.encode()))
-            """What the document says of itself."""
             self.notes = _init_forms(self._document)
             """What whoever reads it should know, a sentence each."""
+            self.total = len(self._document)
+            """Pages."""
+            self.info = read_info(lambda key: read_string(pdfium.FPDF_GetMetaText, self._document, key.encode()))
+            """What the document says of itself."""
+            self.attached = attached_pdfs(self._document)
+            """PDFs that are attached: which attachment it is, 0-based, and its name."""
         if not self.total:
             self.close()
             raise PdfFormatError("the PDF has no pages; it is empty or damaged").at(file.name)
@@ -106,6 +110,14 @@ class Renderer:
             failure.__cause__ = error
             return failure.at(f"{self._file.name} page {index + 1}")
 
+    def attachment(self, number: int) -> bytes | PdfError:
+        """Return the content of an attachment (0-based)."""
+        try:
+            with _lock:
+                return read_attachment(self._document, number)
+        except ValueError as error:
+            return PdfError(f"the attached PDF cannot be read: {error}").at(self._file.name)
+
     def _measure(self, index: int) -> PageSize:
         if not 0 <= index < self.total:
             raise IndexError(f"the PDF has {self.total} pages, counted from 0")
@@ -133,7 +145,7 @@ class Renderer:
 
     def _label(self, index: int) -> str:
         """Return the label in one line, or the number where there is none or only a damaged one."""
-        label = " ".join(_read(pdfium.FPDF_GetPageLabel, self._document, index).split())
+        label = " ".join(read_string(pdfium.FPDF_GetPageLabel, self._document, index).split())
         return label if label and "\ufffd" not in label else str(index + 1)
 
     def _reopen_if_due(self) -> None:
@@ -173,11 +185,17 @@ def changed(name: str) -> PdfError:
 
 def _init_forms(document: pypdfium2.PdfDocument) -> list[str]:
     """Have form fields drawn. It comes before any page is opened. Return what cannot be had."""
+    notes = []
     try:
         document.init_forms()
     except pypdfium2.PdfiumError:
-        return ["its form fields cannot be rendered"]
-    return []
+        notes.append("its form fields cannot be rendered")
+    if document.get_formtype() == pdfium.FORMTYPE_XFA_FULL:  # of the other kind, pages are there as well
+        notes.append(
+            "this is an XFA form, which Adobe's programs alone can show: its pages may be no more than a notice that "
+            "says so; print it to a PDF there"
+        )
+    return notes
 
 
 def _paint(page: pypdfium2.PdfPage, size: PageSize, buffer: bytearray | memoryview) -> None:
@@ -191,13 +209,6 @@ def _paint(page: pypdfium2.PdfPage, size: PageSize, buffer: bytearray | memoryvi
             pdfium.FPDF_FFLDraw(page.formenv, *place)
     finally:
         bitmap.close()
-
-
-def _read(function: Callable[..., int], *arguments: object) -> str:
-    """Return what a function of PDFium's writes: UTF-16 and a NUL. pypdfium2 would fail on half a character in it."""
-    buffer = ctypes.create_string_buffer(function(*arguments, None, 0))
-    function(*arguments, buffer, len(buffer))
-    return clean(buffer.raw[:-2].decode("utf-16-le", "replace"))
 
 
 def _open_error(code: int, passwords: int) -> PdfError:

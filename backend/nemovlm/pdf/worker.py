@@ -15,7 +15,19 @@ from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 from nemovlm.errors import PdfError, PdfPageError
-from nemovlm.pdf.jobs import Answer, Document, Job, LastAnswer, Opened, Place, Rendered, SharedFile
+from nemovlm.pdf.jobs import (
+    Answer,
+    Attachment,
+    Document,
+    Job,
+    LastAnswer,
+    Opened,
+    Place,
+    Rendered,
+    SharedFile,
+    Task,
+    failure,
+)
 from nemovlm.pdf.page import RenderedPage
 from nemovlm.pdf.renderer import Renderer
 
@@ -36,8 +48,8 @@ class Worker:
         """Use places for other pixels."""
         self._memory.give_back(places)
 
-    def answer(self, document: Document, page: int | None) -> Answer:
-        """Return a page of a document (0-based), or what the document says of itself."""
+    def answer(self, document: Document, task: Task) -> Answer:
+        """Return what becomes of a task."""
         if document.number != self._number:
             self.close()
             with self._guard.bounds(document, None):
@@ -46,10 +58,10 @@ class Worker:
         renderer = self._outcome
         if not isinstance(renderer, Renderer):
             return renderer
-        if page is None:
-            return Opened(renderer.total, renderer.info, renderer.notes)
-        with self._guard.bounds(document, page):
-            return self._render(renderer, page)
+        if task is None:
+            return Opened(renderer.total, renderer.info, renderer.notes, renderer.attached)
+        with self._guard.bounds(document, task):
+            return renderer.attachment(task.number) if isinstance(task, Attachment) else self._render(renderer, task)
 
     def close(self) -> None:
         """Let go of the document."""
@@ -101,7 +113,7 @@ class Guard:
         self._answers = answers
         self._parent = os.getppid()
         self._lock = threading.Lock()
-        self._work: tuple[Document, int | None] | None = None
+        self._work: tuple[Document, Task] | None = None
         self._began_at = time.monotonic()
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -111,15 +123,15 @@ class Guard:
             self._send(answer)
 
     @contextmanager
-    def bounds(self, document: Document, page: int | None) -> Iterator[None]:
-        """Hold work on a page (0-based), or on the opening of a document, to the bounds that the document names."""
-        self._note((document, page))
+    def bounds(self, document: Document, task: Task) -> Iterator[None]:
+        """Hold what is done within to the bounds that a document names."""
+        self._note((document, task))
         try:
             yield
         finally:
             self._note(None)
 
-    def _note(self, work: tuple[Document, int | None] | None) -> None:
+    def _note(self, work: tuple[Document, Task] | None) -> None:
         with self._lock:
             self._work, self._began_at = work, time.monotonic()
 
@@ -163,11 +175,8 @@ def _own_memory() -> int:
     return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _given_up(document: Document, page: int | None, excess: str) -> PdfError:
-    if page is None:
-        return PdfError(f"the PDF cannot be opened: that takes {excess}").at(document.file.name)
-    failure = PdfPageError(f"the page cannot be read: that takes {excess}", page=page)
-    return failure.at(f"{document.file.name} page {page + 1}")
+def _given_up(document: Document, task: Task, excess: str) -> PdfError:
+    return failure(document.file.name, task, f": that takes {excess}")
 
 
 def main() -> None:
@@ -185,7 +194,7 @@ def main() -> None:
             return
         worker.free(job.free)
         if job.document:
-            guard.send(worker.answer(job.document, job.page))
+            guard.send(worker.answer(job.document, job.task))
         else:
             worker.close()
 

@@ -7,16 +7,27 @@ import logging
 import math
 import pickle
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from functools import cache
+from functools import lru_cache
 from itertools import count
-from typing import NamedTuple, Self, TypeAlias, TypedDict
+from typing import Any, NamedTuple, Self, TypeAlias, TypedDict
 
-from nemovlm.errors import ConfigurationError, PdfError, PdfPageError, one_line
+from nemovlm.errors import ConfigurationError, PdfError, one_line
 from nemovlm.models.tiling import NEMOTRON_TILING
 from nemovlm.models.vision import Vision
-from nemovlm.pdf.jobs import PAGE_MEMORY, PAGE_TIMEOUT, Answer, Document, Opened, Place, Rendered
+from nemovlm.pdf.jobs import (
+    PAGE_MEMORY,
+    PAGE_TIMEOUT,
+    Answer,
+    Attachment,
+    Document,
+    Opened,
+    Place,
+    Rendered,
+    Task,
+    failure,
+)
 from nemovlm.pdf.page import Page, RenderedPage
 from nemovlm.pdf.processes import ProcessDiedError, RenderingProcess, give_back, take_process
 from nemovlm.pdf.renderer import Renderer, changed
@@ -97,10 +108,11 @@ class OpenPdf:
         except BaseException:
             self.close()
             raise
+        self.name = self._source.name
         self.total = self._facts.total
         """Pages."""
-        for note in self._facts.notes:
-            _log.warning("%s: %s", self._source.name, note)
+        self.attached_names = self._facts.attached
+        """PDFs that are attached: which attachment it is, 0-based, and its name."""
 
     def __enter__(self) -> Self:
         return self
@@ -116,17 +128,28 @@ class OpenPdf:
             self._here.close()
         self._source.close()
 
-    def pages(self, wanted: Iterable[int]) -> Generator[Page | PdfError, None, None]:
+    def pages(self, wanted: Iterable[int]) -> Iterator[Page | PdfError]:
         """Yield pages (0-based) in the order wanted, and in the place of one that failed its `PdfPageError`.
 
         They are rendered a few ahead of the reader. A process that dies is replaced, and a page at which two have died
-        is an error. If the file is changed meanwhile, the last value is a `PdfError` that says so.
+        is an error.
+
+        Raises:
+            PdfError: Somebody has changed the file meanwhile.
         """
+        for note in self._facts.notes:
+            warn_once(f"{self.name}: {note}")
         for result in self._in_order(wanted):
             if self._source.changed():
-                yield changed(self._source.name)
-                return
+                raise changed(self.name)
             yield result
+
+    def attached(self) -> Iterator[tuple[str, bytes | PdfError]]:
+        """Yield name and content of each PDF that is attached."""
+        for number, name in self.attached_names.items():
+            task = Attachment(number)
+            content = self._answer(task, self._deal(task))
+            yield name, self._renderer().attachment(number) if content is None else content
 
     def _in_order(self, wanted: Iterable[int]) -> Iterator[Page | PdfError]:
         ahead: deque[tuple[int, _Dealt | None]] = deque()
@@ -148,7 +171,7 @@ class OpenPdf:
             self._processes = []
             self._have_no_more("it can have neither the file nor the tiling")
         renderer = self._renderer()
-        return Opened(renderer.total, renderer.info, renderer.notes)
+        return Opened(renderer.total, renderer.info, renderer.notes, renderer.attached)
 
     def _receive(self, page: int, dealt: _Dealt | None) -> Page | PdfError:
         answer = self._answer(page, dealt)
@@ -157,13 +180,13 @@ class OpenPdf:
         rendered = self._renderer().render(page, self._buffer)
         return self._page(rendered, self._canvas) if isinstance(rendered, RenderedPage) else rendered
 
-    def _deal(self, page: int | None) -> _Dealt | None:
-        """Give a job to another process; None if there is none."""
+    def _deal(self, task: Task) -> _Dealt | None:
+        """Give a task to another process; None if there is none."""
         if (process := self._choose()) is None:
             return None
         how = (self._passwords, self._pickled_tiling, self._dpi)
         document = Document(self._number, self._source.file, *how, *self._bounds)
-        return _Dealt(process, process.send(document, page))
+        return _Dealt(process, process.send(document, task))
 
     def _choose(self) -> RenderingProcess | None:
         """Return the process that has the least to do, or a new one if there may be more."""
@@ -183,10 +206,12 @@ class OpenPdf:
 
     def _have_no_more(self, reason: str) -> None:
         self._most = len(self._processes)
-        _warn(f"a page that takes for ever cannot be given up: no other process can be started to render it ({reason})")
+        warn_once(
+            f"a page that takes for ever cannot be given up: no other process can be started to render it ({reason})"
+        )
 
-    def _answer(self, page: int | None, dealt: _Dealt | None) -> Page | Opened | PdfError | None:
-        """Return what other processes make of a job; None if there is none that can do it."""
+    def _answer(self, task: Task, dealt: _Dealt | None) -> Any:
+        """Return what other processes make of a task: an answer, or the page; None if there is none that can do it."""
         deaths, reason = 0, ""
         for _ in range(_TRIES):
             if dealt is None or deaths == _DEATHS:
@@ -195,16 +220,13 @@ class OpenPdf:
                 return self._take(dealt.process, dealt.process.result(dealt.answer))
             except ProcessDiedError as death:
                 deaths, reason = deaths + death.at_work, str(death)
-            dealt = self._deal(page)
+            dealt = self._deal(task)
         if not deaths:
             return None
         # Not here, where it would be the death of the whole program.
-        if page is None:
-            return PdfError(f"the PDF cannot be opened (the process that did it died: {reason})").at(self._source.name)
-        failure = PdfPageError(f"the page cannot be read (the process that rendered it died: {reason})", page=page)
-        return failure.at(f"{self._source.name} page {page + 1}")
+        return failure(self._source.name, task, f" (the process that was at it died: {reason})")
 
-    def _take(self, process: RenderingProcess, answer: Answer) -> Page | Opened | PdfError | None:
+    def _take(self, process: RenderingProcess, answer: Answer) -> Any:
         if not isinstance(answer, Rendered):
             return answer
         if not isinstance(answer.pixels, Place):
@@ -241,7 +263,7 @@ class OpenPdf:
         return self._canvas
 
 
-@cache
-def _warn(what: str) -> None:
-    """Say something once."""
+@lru_cache(1024)
+def warn_once(what: str) -> None:
+    """Log a warning, unless it was logged before."""
     _log.warning(what)

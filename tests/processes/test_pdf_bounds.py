@@ -188,7 +188,13 @@ CRASH = """
 import os
 from nemovlm.pdf import worker
 really_open = worker._open
-worker._open = lambda it: os.kill(os.getpid(), 11) if it.file.name.endswith("crash.pdf") else really_open(it)
+
+def open(document, fonts):
+    if document.file.name.endswith("crash.pdf"):
+        os.kill(os.getpid(), 11)
+    return really_open(document, fonts)
+
+worker._open = open
 worker.main()
 """
 BAD = ("bomb.pdf", "broken.pdf", "crash.pdf", "endless.pdf")

@@ -216,7 +216,7 @@ def test_a_page_that_kills_is_an_error_of_its_own(document: bytes, monkeypatch: 
 
 def test_a_document_that_kills_is_an_error_of_its_own(document: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """What PDFium cannot even open without dying is a PdfError, and the next document comes."""
-    let_run(monkeypatch, f"worker._open = lambda _: {KILL}")
+    let_run(monkeypatch, f"worker._open = lambda *_: {KILL}")
     (error,) = read_pages(document, name="x.pdf")
     assert str(error) == "x.pdf: the PDF cannot be opened (the process that was at it died: killed by SIGSEGV)"
 

@@ -1,7 +1,7 @@
 """One page of a PDF, and what comes before it: its size, and its pixels in a buffer. Knows no PDFium."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -132,6 +132,8 @@ class RenderedPage:
     label: str
     text: str
     size: PageSize
+    lacking: Set[str]
+    """Names of fonts that are neither embedded nor on this system, of which letters are missing."""
 
     def copy_image(self, pixels: memoryview) -> Image.Image:
         """Return the image. It is a copy, so the buffer is free again.

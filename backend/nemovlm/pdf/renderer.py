@@ -8,6 +8,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Self
 
 import pypdfium2
@@ -18,6 +19,7 @@ from nemovlm.images import MAX_PIXELS
 from nemovlm.models.tiling import NEMOTRON_TILING
 from nemovlm.models.vision import Vision
 from nemovlm.pdf.attachments import attached_pdfs, read_attachment
+from nemovlm.pdf.fonts import SystemFonts, fonts_without_letters
 from nemovlm.pdf.metadata import read_info
 from nemovlm.pdf.page import POINTS_PER_INCH, PageSize, RenderedPage
 from nemovlm.pdf.source import File, version_of
@@ -49,6 +51,8 @@ class Renderer:
         passwords: For an encrypted PDF, to be tried one after the other.
         vision: Says how many pixels a page gets, unless `dpi` does.
         dpi: Pixels per inch.
+        fonts: The fonts of the system, which take the place of PDFium's own on pages that these have not all letters
+            for. Only in a process that does nothing else with PDFium.
 
     Raises:
         PdfError: The PDF cannot be opened; the subclasses say why.
@@ -61,8 +65,10 @@ class Renderer:
         passwords: Sequence[str] = (),
         vision: Vision = NEMOTRON_TILING,
         dpi: float | None = None,
+        fonts: SystemFonts | None = None,
     ) -> None:
         self._file = file
+        self._fonts = fonts
         self._vision = vision
         self._dpi = dpi
         self._rendered = 0
@@ -136,12 +142,22 @@ class Renderer:
 
     def _render(self, index: int, size: PageSize, buffer: bytearray | memoryview) -> RenderedPage:
         self._reopen_if_due()
-        page = self._document[index]
-        try:
+        rendered = self._draw(self._document, index, size, buffer)
+        if rendered.lacking and self._fonts:
+            with self._fonts.preferred():
+                document, _ = self._open([self._password])
+                with closing(document):
+                    _init_forms(document)
+                    rendered = self._draw(document, index, size, buffer)
+        return rendered
+
+    def _draw(
+        self, document: pypdfium2.PdfDocument, index: int, size: PageSize, buffer: bytearray | memoryview
+    ) -> RenderedPage:
+        with closing(document[index]) as page:
             _paint(page, size, buffer)
-            return RenderedPage(index, self._label(index), read_text(page), size)
-        finally:
-            page.close()
+            text = read_text(page)
+            return RenderedPage(index, self._label(index), text, size, fonts_without_letters(page, text))
 
     def _label(self, index: int) -> str:
         """Return the label in one line, or the number where there is none or only a damaged one."""

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 from nemovlm.errors import PdfError, PdfPageError
+from nemovlm.pdf.fonts import SystemFonts
 from nemovlm.pdf.jobs import (
     Answer,
     Attachment,
@@ -41,6 +42,8 @@ class Worker:
     def __init__(self, memory: SharedFile, guard: "Guard") -> None:
         self._memory = memory
         self._guard = guard
+        self._fonts = SystemFonts()
+        self._fonts.setup()
         self._number: int | None = None
         self._outcome: Renderer | PdfError | None = None
 
@@ -53,7 +56,7 @@ class Worker:
         if document.number != self._number:
             self.close()
             with self._guard.bounds(document, None):
-                self._outcome = _open(document)
+                self._outcome = _open(document, self._fonts)
             self._number = document.number
         renderer = self._outcome
         if not isinstance(renderer, Renderer):
@@ -89,13 +92,13 @@ class Worker:
         return rendered
 
 
-def _open(document: Document) -> Renderer | PdfError | None:
+def _open(document: Document, fonts: SystemFonts) -> Renderer | PdfError | None:
     try:
         tiling = pickle.loads(document.tiling)  # noqa: S301 - from the process that started this one
     except Exception:  # of whatever kind: what it is made of is unknown here
         return None
     try:
-        return Renderer(document.file, document.passwords, tiling, document.dpi)
+        return Renderer(document.file, document.passwords, tiling, document.dpi, fonts)
     except PdfError as error:
         return error
     except OSError:

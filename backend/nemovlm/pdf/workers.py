@@ -235,6 +235,9 @@ class OpenPdf:
         return self._page(answer.page, process.memory.view(answer.pixels))
 
     def _page(self, rendered: RenderedPage, pixels: bytearray | memoryview) -> Page:
+        for font in sorted(rendered.lacking):
+            what = f"letters of {font} are missing in the picture: the font is neither embedded nor on this system"
+            warn_once(f"{self.name}: {what}; install fonts that have them")
         size = rendered.size
         return Page(
             source=self._source.name,

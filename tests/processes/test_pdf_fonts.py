@@ -1,0 +1,101 @@
+"""Letters of fonts that are not embedded: drawn with a font of the system that has them, or reported once."""
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+from PIL import Image, ImageChops
+
+from nemovlm.pdf import Page, iter_pages, processes, workers
+from tests.support.books import assemble
+
+POLISH = "/Lslash/eogonek/cacute/zdotaccent/Ccaron/rcaron/Aogonek"
+CYRILLIC = "/afii10017/afii10018/afii10019/afii10020/afii10021/afii10022/afii10023"
+FONTS = [("Type1", "Helvetica"), ("Type1", "Times-Roman"), ("TrueType", "Arial,Bold"), ("TrueType", "Calibri")]
+WITHOUT_FONTS = "from nemovlm.pdf import fonts, worker; fonts._FAMILIES = (); worker.main()"
+UNDERLINE = "20 40 300 2 re f"
+
+
+@pytest.fixture(autouse=True)
+def _begin() -> Iterator[None]:
+    """Warnings that come once come in each test, and processes end with it."""
+    workers.warn_once.cache_clear()
+    processes._end_all()
+    yield
+    processes._end_all()
+
+
+def pdf(*pages: str, kind: str = "Type1", name: str = "Helvetica", letters: str = POLISH, mode: int = 0) -> bytes:
+    """Pages that show letters of a font that is not embedded: by the codes "ABCDEFG" those named, others by themselves."""
+    kids = b" ".join(b"%d 0 R" % (5 + 2 * n) for n in range(len(pages)))
+    metrics = (
+        "/FirstChar 0/LastChar 255/Widths[" + "600 " * 256 + "]/FontDescriptor 4 0 R" if kind == "TrueType" else ""
+    )
+    encoding = f"/Encoding<</Type/Encoding/Differences[65{letters}]>>"
+    objects = [
+        b"<</Type/Catalog/Pages 2 0 R>>",
+        b"<</Type/Pages/Count %d/Kids[%s]>>" % (len(pages), kids),
+        f"<</Type/Font/Subtype/{kind}/BaseFont/{name}{metrics}{encoding}>>".encode(),
+        f"<</Type/FontDescriptor/FontName/{name}/Flags 32/StemV 80>>".encode(),
+    ]
+    for n, text in enumerate(pages):
+        content = f"BT {mode} Tr /F 30 Tf 20 60 Td ({text}) Tj ET {UNDERLINE}".encode()
+        entries = b"/MediaBox[0 0 400 100]/Resources<</Font<</F 3 0 R>>>>/Contents %d 0 R" % (6 + 2 * n)
+        objects += [
+            b"<</Type/Page/Parent 2 0 R%s>>" % entries,
+            b"<</Length %d>>stream\n%s\nendstream" % (len(content), content),
+        ]
+    return assemble(*objects)
+
+
+def read(data: bytes) -> list[Page]:
+    return list(iter_pages(data, name="x.pdf", dpi=72))
+
+
+def letters_drawn(page: Page) -> int:
+    """How many columns of letters there are, with blanks between them."""
+    line = page.image.convert("L").crop((0, 0, 400, 50)).point(lambda shade: 255 * (shade < 128))
+    columns = line.resize((400, 1), Image.Resampling.BOX).point(lambda share: 255 * (share > 0)).tobytes()
+    return sum(before < after for before, after in zip(b"\0" + columns, columns, strict=False))
+
+
+@pytest.mark.parametrize("letters", [POLISH, CYRILLIC], ids=["Polish", "Cyrillic"])
+@pytest.mark.parametrize(("kind", "name"), FONTS)
+def test_letters_are_drawn_or_missed(kind: str, name: str, letters: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the system has a font with the letters they are there; where not, the font is named. Never neither."""
+    (page,) = read(pdf("A B C D E F G", kind=kind, name=name, letters=letters))
+    assert len("".join(page.text.split())) == 7
+    drawn = letters_drawn(page) >= 7
+    assert drawn != ("letters of" in caplog.text)
+
+
+def test_a_font_that_is_nowhere_is_named_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the document and the font, however many pages have it."""
+    monkeypatch.setattr(processes, "_command", lambda: [sys.executable, "-c", WITHOUT_FONTS])
+    pages = read(pdf("A B C D E F G", "xyz", "G F", kind="TrueType", name="Calibri"))
+    assert letters_drawn(pages[0]) < 7
+    (said,) = caplog.messages
+    assert said.startswith("x.pdf: letters of Calibri are missing in the picture")
+
+
+def test_other_pages_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that PDFium has all letters for looks the same whatever pages are beside it, and whatever fonts there are."""
+    alone, with_others = read(pdf("xyz"))[0], read(pdf("A B C", "xyz", "A B C", "xyz"))
+    assert alone.image_sha256 == with_others[1].image_sha256 == with_others[3].image_sha256
+    assert with_others[0].image_sha256 == with_others[2].image_sha256
+    processes._end_all()
+    monkeypatch.setattr(processes, "_command", lambda: [sys.executable, "-c", WITHOUT_FONTS])
+    assert read(pdf("xyz"))[0].image_sha256 == alone.image_sha256
+
+
+def test_nobody_is_alarmed_for_nothing(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Letters that PDFium has, and those that nobody is to see, as a scan has beneath it, are not missed."""
+    monkeypatch.setattr(processes, "_command", lambda: [sys.executable, "-c", WITHOUT_FONTS])
+    read(pdf("A B C", letters="/Adieresis/Euro/quotedblleft"))
+    (invisible,) = read(pdf("A B C D E F G", mode=3))
+    assert invisible.text
+    assert not caplog.messages
+    blank = Image.new("RGB", invisible.image.size, "white")
+    assert ImageChops.difference(invisible.image, blank).getbbox() == (20, 58, 320, 60)

@@ -69,7 +69,10 @@ def _cannot_draw(font: object, letters: set[str]) -> bool:
 def _name_of(font: object) -> str:
     buffer = ctypes.create_string_buffer(pdfium.FPDFFont_GetBaseFontName(font, None, 0))
     pdfium.FPDFFont_GetBaseFontName(font, buffer, len(buffer))
-    return buffer.value.decode("utf-8", "replace")
+    try:
+        return buffer.value.decode()
+    except UnicodeDecodeError:  # Chinese systems wrote names in their own encoding
+        return buffer.value.decode("gb18030", "replace")
 
 
 class SystemFonts(pypdfium2.PdfSysfontBase):  # type: ignore[misc] # pypdfium2 has no types

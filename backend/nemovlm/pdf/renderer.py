@@ -1,4 +1,4 @@
-"""PDFium renders pages. Of the other files, `text` alone touches it.
+"""PDFium renders pages. Of the other files, `text` and `annotations` touch it.
 
 PDFium is not thread-safe, so every call is made under one lock, which is never held longer than for one page.
 """
@@ -127,7 +127,7 @@ class Renderer:
         page = self._document[index]
         try:
             _paint(page, size, buffer)
-            return RenderedPage(index, self._label(index), read_text(page), size)
+            return RenderedPage(index, self._label(index), read_text(page, index), size)
         finally:
             page.close()
 

@@ -5,10 +5,11 @@ import unicodedata
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reportlab.pdfgen.canvas import Canvas  # type: ignore[import-untyped]
 
 from nemovlm.pdf import iter_pages
 from nemovlm.pdf.metadata import clean
-from tests.support.books import assemble, box, write
+from tests.support.books import assemble, box, draw, write
 from tests.support.reading import QUICK
 
 TURNS = [0, 90, 180, 270]
@@ -176,3 +177,96 @@ def test_what_can_be_read_stays_as_it_is(text: str) -> None:
     """Letters of all scripts, marks and signs are not touched, with a stray control character in them neither."""
     assert clean(text) == text.strip()
     assert clean(f"{text}, and so on") == clean(f"{text}\x03, and so on\0\0\0\0\0\0\0\0")
+
+
+# Annotations
+
+
+def fields(canvas: Canvas) -> None:
+    """A form that somebody has filled in."""
+    form = canvas.acroForm
+    canvas.drawString(50, 700, "Name of applicant:")
+    form.textfield(name="name", value="Quintana", x=180, y=690, width=200, height=20)
+    canvas.drawString(50, 660, "City:")
+    form.choice(name="city", value="Rome", options=["Rome", "Oslo", "Lima"], x=180, y=650, width=200, height=20)
+    canvas.drawString(50, 620, "Lost:")
+    form.listbox(name="lost", value=["umbrella"], options=["hat", "umbrella"], x=180, y=590, width=100, height=50)
+    canvas.drawString(50, 560, "Agreed")
+    form.checkbox(name="agreed", checked=True, x=180, y=555)
+    form.textfield(name="secret", value="hidden", x=180, y=500, annotationFlags="hidden")
+    form.textfield(name="empty", value="", x=180, y=450)
+
+
+def test_filled_fields_are_read_beside_their_labels() -> None:
+    """What was filled in and chosen is read, and neither what was not chosen nor what is hidden."""
+    assert text_of(draw(fields)).split("\n") == [
+        "Name of applicant: Quintana",
+        "City: Rome",
+        "Lost: umbrella",
+        "Agreed",
+    ]
+
+
+def annotated(*annotations: str, entries: str = "/AcroForm<</Fields[6 0 R]>>", content: str = "") -> bytes:
+    """A page with annotations whose entries are given; `{}` in them is an appearance that says "seen"."""
+    pages = "<</Type/Pages/Count 1/Kids[3 0 R]>>"
+    font = "/Resources<</Font<</F<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>>>>>"
+    numbers = " ".join(f"{6 + n} 0 R" for n in range(len(annotations)))
+    page = f"<</Type/Page/Parent 2 0 R{box(0, 0, 400, 300)}/Contents 4 0 R{font}/Annots[{numbers}]>>"
+    seen = stream(show("seen", 2, 6), f"/Type/XObject/Subtype/Form/BBox[0 0 200 20]{font}")
+    bodies = (f"<</Type/Annot/Rect[150 245 350 265]{body.format('/AP<</N 5 0 R>>')}>>" for body in annotations)
+    return by_hand(f"<</Type/Catalog/Pages 2 0 R{entries}>>", pages, page, stream(content), seen, *bodies)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "text"),
+    [
+        ("/Subtype/FreeText/Contents(something else){}", "seen"),
+        ("/Subtype/Stamp{}", "seen"),
+        ("/Subtype/Watermark{}", "seen"),
+        ("/Subtype/Widget/FT/Tx/T(a)/V(something else){}", "seen"),
+        ("/Subtype/Widget/FT/Tx/T(a)/V(s een){}", "s een"),  # a comb: the letters are drawn one by one
+        ("/Subtype/Widget/FT/Btn/Ff 65536/T(a){}", "seen"),  # the name of a button
+        ("/Subtype/Stamp/F 2{}", ""),
+        ("/Subtype/FreeText/F 32{}", ""),
+        ("/Subtype/Widget/FT/Tx/T(a)/F 2/V(hidden){}", ""),
+        ("/Subtype/Text/Contents(a note){}", ""),
+        ("/Subtype/Popup/Contents(a window){}", ""),
+        ("/Subtype/Highlight/QuadPoints[150 265 350 265 150 245 350 245]/C[1 1 0]/Contents(a remark)", ""),
+        ("/Subtype/Link", ""),
+    ],
+)
+def test_what_annotations_show_is_read_and_what_they_hide_is_not(annotation: str, text: str) -> None:
+    """Text boxes, stamps and fields say what they draw; notes, windows and hidden ones say nothing."""
+    assert text_of(annotated(annotation)) == text
+
+
+def test_a_text_box_without_an_appearance_is_read_if_it_is_drawn() -> None:
+    """Some versions of PDFium draw it, and others do not: picture and text agree."""
+    (page,) = iter_pages(annotated("/Subtype/FreeText/Contents(a remark)/DA(/Helv 12 Tf 0 g)"))
+    dark = page.image.convert("L").getextrema()[0] < 128
+    assert page.text == ("a remark" if dark else "")
+
+
+def test_fields_that_pdfium_draws_by_itself_are_read() -> None:
+    """A field without an appearance is drawn with its value, and so it is read."""
+    form = "/AcroForm<</NeedAppearances true/Fields[6 0 R]/DA(/Helv 12 Tf 0 g)>>"
+    field = "/Subtype/Widget/FT/Tx/T(a)/V(lost umbrella)/F 4/DA(/Helv 12 Tf 0 g)"
+    assert text_of(annotated(field, entries=form)) == "lost umbrella"
+
+
+@pytest.mark.parametrize("crop", [False, True])
+def test_annotations_without_a_label_come_last(crop: bool) -> None:
+    """A stamp somewhere on the page is read behind the text, and one outside the crop box is not."""
+    content = show("an invoice", 20, 100) + show("its end", 20, 80)
+    data = annotated("/Subtype/Stamp{}", "/Subtype/Popup", "/Subtype/Stamp/F 2{}", content=content)
+    if crop:
+        data = data.replace(b"/MediaBox[0 0 400 300]", b"/CropBox[0 0 400 200]/MediaBox[0 0 400 300]")
+    assert text_of(data) == "an invoice\nits end" + ("" if crop else "\nseen")
+
+
+def test_a_page_with_annotations_is_the_same_each_time() -> None:
+    """Reading annotations leaves the document as it was: picture and text come again."""
+    pages = list(iter_pages(draw(fields, fields), pages=[0, 1, 0, 0], tiling=QUICK))
+    assert len({page.sha256 for page in pages}) == 1
+    assert "Quintana" in pages[0].text

@@ -20,7 +20,7 @@ _LISTED_HYPHEN = 2
 _PARTED_WORD = re.compile(rf"(?<=[^\W\d_]{{2}}){_HYPHEN}(?=([^\W\d_]))")
 _BLANKS_AND_MARKS = re.compile(rf"[\s\x02{_HYPHEN}]+")
 # Points. A label of a field is not further from it, and not larger.
-_LABEL_DISTANCE = 100
+_LABEL_DISTANCE = 200
 _LINE_HEIGHT = 16
 _LINE_ENDS = re.compile(r"[ \r]*\n\s*")
 

@@ -1,4 +1,4 @@
-"""PDFium renders pages. Of the other files, `text` and `annotations` touch it.
+"""PDFium renders pages. Of the other files, `text`, `annotations` and those of layers touch it.
 
 PDFium is not thread-safe, so every call is made under one lock, which is never held longer than for one page.
 """
@@ -17,6 +17,8 @@ from nemovlm.errors import PdfError, PdfFormatError, PdfPageError, PdfPasswordEr
 from nemovlm.images import MAX_PIXELS
 from nemovlm.models.tiling import NEMOTRON_TILING
 from nemovlm.models.vision import Vision
+from nemovlm.pdf.annotation_layers import hide_annotations
+from nemovlm.pdf.layers import may_have_layers
 from nemovlm.pdf.metadata import clean, read_info
 from nemovlm.pdf.page import POINTS_PER_INCH, PageSize, RenderedPage
 from nemovlm.pdf.source import File, version_of
@@ -64,6 +66,7 @@ class Renderer:
         self._vision = vision
         self._dpi = dpi
         self._rendered = 0
+        self._has_layers = may_have_layers(file.path)
         with _lock:
             self._document, self._password = self._open((None, *passwords))
             self.total = len(self._document)
@@ -126,8 +129,10 @@ class Renderer:
         self._reopen_if_due()
         page = self._document[index]
         try:
+            if self._has_layers:
+                hide_annotations(page)
             _paint(page, size, buffer)
-            return RenderedPage(index, self._label(index), read_text(page, index), size)
+            return RenderedPage(index, self._label(index), read_text(page, index, self._has_layers), size)
         finally:
             page.close()
 

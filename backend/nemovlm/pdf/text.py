@@ -9,6 +9,7 @@ import pypdfium2
 import pypdfium2.raw as pdfium
 
 from nemovlm.pdf.annotations import Annotation, Box, read_annotations
+from nemovlm.pdf.layers import deactivate_hidden_text
 from nemovlm.pdf.metadata import clean
 
 # PDFium's mark for a hyphen at the end of a line, behind which the word goes on. Where characters are listed one by
@@ -25,13 +26,16 @@ _LINE_HEIGHT = 16
 _LINE_ENDS = re.compile(r"[ \r]*\n\s*")
 
 
-def read_text(page: pypdfium2.PdfPage, index: int) -> str:
-    """Return the text on a page: what stands apart is apart, words are whole, and nothing is outside the crop box.
+def read_text(page: pypdfium2.PdfPage, index: int, has_layers: bool) -> str:
+    """Return the text on a page: what stands apart is apart, words are whole, and what is not seen is left out.
 
     Args:
-        page: A page that was drawn.
+        page: A page that was drawn. It cannot be drawn again.
         index: Of the page, 0-based.
+        has_layers: Whether there may be some that are off.
     """
+    if has_layers:
+        deactivate_hidden_text(page)
     annotations = read_annotations(page, index, _read_content)
     with closing(page.get_textpage()) as text_page:
         text = _text_inside(text_page, page.get_bbox())

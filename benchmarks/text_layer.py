@@ -162,9 +162,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of PDFs; what lies below counts")
     parser.add_argument("--pages", type=int, default=10, help="of each PDF, from its start")
     parser.add_argument("--every", type=int, default=1, help="take each n-th PDF of a folder")
-    parser.add_argument(
-        "--timeout", type=float, default=20, help="seconds that a page may take us, and a PDF the others"
-    )
+    parser.add_argument("--timeout", type=float, default=20, help="seconds a page may take us, and a PDF the others")
     parser.add_argument("--worst", type=int, default=10, help="list so many pages of each kind")
     given = parser.parse_args()
     if missing := [command for command in ("pdftotext", "mutool") if not shutil.which(command)]:

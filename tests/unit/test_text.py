@@ -1,14 +1,18 @@
 """`Page.text` is what is seen on a page: what stands apart is apart, and what is not seen, or no text, is not there."""
 
 import unicodedata
+import zlib
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reportlab.pdfgen.canvas import Canvas  # type: ignore[import-untyped]
 
 from nemovlm.pdf import iter_pages
+from nemovlm.pdf.layers import may_have_layers
 from nemovlm.pdf.metadata import clean
-from tests.support.books import assemble, box, write
+from tests.support.books import assemble, box, draw, write
 from tests.support.reading import QUICK
 
 TURNS = [0, 90, 180, 270]
@@ -176,3 +180,228 @@ def test_what_can_be_read_stays_as_it_is(text: str) -> None:
     """Letters of all scripts, marks and signs are not touched, with a stray control character in them neither."""
     assert clean(text) == text.strip()
     assert clean(f"{text}, and so on") == clean(f"{text}\x03, and so on\0\0\0\0\0\0\0\0")
+
+
+# Annotations
+
+
+def fields(canvas: Canvas) -> None:
+    """A form that somebody has filled in."""
+    form = canvas.acroForm
+    canvas.drawString(50, 700, "Name of applicant:")
+    form.textfield(name="name", value="Quintana", x=180, y=690, width=200, height=20)
+    canvas.drawString(50, 660, "City:")
+    form.choice(name="city", value="Rome", options=["Rome", "Oslo", "Lima"], x=180, y=650, width=200, height=20)
+    canvas.drawString(50, 620, "Lost:")
+    form.listbox(name="lost", value=["umbrella"], options=["hat", "umbrella"], x=180, y=590, width=100, height=50)
+    canvas.drawString(50, 560, "Agreed")
+    form.checkbox(name="agreed", checked=True, x=180, y=555)
+    form.textfield(name="secret", value="hidden", x=180, y=500, annotationFlags="hidden")
+    form.textfield(name="empty", value="", x=180, y=450)
+
+
+def test_filled_fields_are_read_beside_their_labels() -> None:
+    """What was filled in and chosen is read, and neither what was not chosen nor what is hidden."""
+    assert text_of(draw(fields)).split("\n") == [
+        "Name of applicant: Quintana",
+        "City: Rome",
+        "Lost: umbrella",
+        "Agreed",
+    ]
+
+
+def annotated(
+    *annotations: str, entries: str = "/AcroForm<</Fields[6 0 R]>>", content: str = "", more: tuple[str, ...] = ()
+) -> bytes:
+    """A page with annotations (from 6 on) and `more` objects; `{}` in entries is an appearance that says "seen"."""
+    pages = "<</Type/Pages/Count 1/Kids[3 0 R]>>"
+    font = "/Resources<</Font<</F<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>>>>>"
+    numbers = " ".join(f"{6 + n} 0 R" for n in range(len(annotations)))
+    page = f"<</Type/Page/Parent 2 0 R{box(0, 0, 400, 300)}/Contents 4 0 R{font}/Annots[{numbers}]>>"
+    seen = stream(show("seen", 2, 6), f"/Type/XObject/Subtype/Form/BBox[0 0 200 20]{font}")
+    bodies = (f"<</Type/Annot/Rect[150 245 350 265]{body.format('/AP<</N 5 0 R>>')}>>" for body in annotations)
+    return by_hand(f"<</Type/Catalog/Pages 2 0 R{entries}>>", pages, page, stream(content), seen, *bodies, *more)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "text"),
+    [
+        ("/Subtype/FreeText/Contents(something else){}", "seen"),
+        ("/Subtype/Stamp{}", "seen"),
+        ("/Subtype/Watermark{}", "seen"),
+        ("/Subtype/Widget/FT/Tx/T(a)/V(something else){}", "seen"),
+        ("/Subtype/Widget/FT/Tx/T(a)/V(s een){}", "s een"),  # a comb: the letters are drawn one by one
+        ("/Subtype/Widget/FT/Btn/Ff 65536/T(a){}", "seen"),  # the name of a button
+        ("/Subtype/Stamp/F 2{}", ""),
+        ("/Subtype/FreeText/F 32{}", ""),
+        ("/Subtype/Widget/FT/Tx/T(a)/F 2/V(hidden){}", ""),
+        ("/Subtype/Text/Contents(a note){}", ""),
+        ("/Subtype/Popup/Contents(a window){}", ""),
+        ("/Subtype/Highlight/QuadPoints[150 265 350 265 150 245 350 245]/C[1 1 0]/Contents(a remark)", ""),
+        ("/Subtype/Link", ""),
+    ],
+)
+def test_what_annotations_show_is_read_and_what_they_hide_is_not(annotation: str, text: str) -> None:
+    """Text boxes, stamps and fields say what they draw; notes, windows and hidden ones say nothing."""
+    assert text_of(annotated(annotation)) == text
+
+
+def test_a_text_box_without_an_appearance_is_read_if_it_is_drawn() -> None:
+    """Some versions of PDFium draw it, and others do not: picture and text agree."""
+    (page,) = iter_pages(annotated("/Subtype/FreeText/Contents(a remark)/DA(/Helv 12 Tf 0 g)"))
+    dark = page.image.convert("L").getextrema()[0] < 128
+    assert page.text == ("a remark" if dark else "")
+
+
+def test_fields_that_pdfium_draws_by_itself_are_read() -> None:
+    """A field without an appearance is drawn with its value, and so it is read."""
+    form = "/AcroForm<</NeedAppearances true/Fields[6 0 R]/DA(/Helv 12 Tf 0 g)>>"
+    field = "/Subtype/Widget/FT/Tx/T(a)/V(lost umbrella)/F 4/DA(/Helv 12 Tf 0 g)"
+    assert text_of(annotated(field, entries=form)) == "lost umbrella"
+
+
+@pytest.mark.parametrize("crop", [False, True])
+def test_annotations_without_a_label_come_last(crop: bool) -> None:
+    """A stamp somewhere on the page is read behind the text, and one outside the crop box is not."""
+    content = show("an invoice", 20, 100) + show("its end", 20, 80)
+    data = annotated("/Subtype/Stamp{}", "/Subtype/Popup", "/Subtype/Stamp/F 2{}", content=content)
+    if crop:
+        data = data.replace(b"/MediaBox[0 0 400 300]", b"/CropBox[0 0 400 200]/MediaBox[0 0 400 300]")
+    assert text_of(data) == "an invoice\nits end" + ("" if crop else "\nseen")
+
+
+def test_a_page_with_annotations_is_the_same_each_time() -> None:
+    """Reading annotations leaves the document as it was: picture and text come again."""
+    pages = list(iter_pages(draw(fields, fields), pages=[0, 1, 0, 0], tiling=QUICK))
+    assert len({page.sha256 for page in pages}) == 1
+    assert "Quintana" in pages[0].text
+
+
+# Layers
+
+
+def layered(config: str, content: str, properties: str = "/A 6 0 R/B 7 0 R/C 8 0 R", *more: str) -> bytes:
+    """A page with the layers A (6), B (7) and C (8), where B may be for print, and whatever else from 9 on."""
+    catalog = f"<</Type/Catalog/Pages 2 0 R/OCProperties<</OCGs[6 0 R 7 0 R 8 0 R]/D<<{config}>>>>>>"
+    font = "/Font<</F<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>>>"
+    resources = f"/Resources<<{font}/Properties<<{properties}>>/XObject<</X 9 0 R/Y 10 0 R>>>>"
+    page = f"<</Type/Page/Parent 2 0 R{box(0, 0, 400, 300)}/Contents 4 0 R{resources}>>"
+    usage = "/Usage<</Print<</PrintState/ON>>/View<</ViewState/OFF>>>>" if "/AS" in config else ""
+    layers = ["<</Type/OCG/Name(A)>>", f"<</Type/OCG/Name(B){usage}>>", "<</Type/OCG/Name(A)>>"]
+    return by_hand(catalog, "<</Type/Pages/Count 1/Kids[3 0 R]>>", page, stream(content), "null", *layers, *more)
+
+
+def on_layer(name: str, content: str) -> str:
+    return f"/OC /{name} BDC {content} EMC "
+
+
+THREE = "".join(on_layer(name, show(f"text {name}", 20, 250 - 20 * n)) for n, name in enumerate("ABC"))
+AS = "/AS[<</Event/View/Category[View]/OCGs[7 0 R]>>]"
+
+
+def form(text: str, entries: str = "") -> str:
+    """A form XObject with a text."""
+    font = "/Resources<</Font<</F<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>>>>>"
+    return stream(show(text, 0, 0), f"/Type/XObject/Subtype/Form/BBox[0 -5 200 20]{font}{entries}")
+
+
+@pytest.mark.parametrize(
+    ("data", "seen"),
+    [
+        (layered("", THREE), "text A text B text C"),
+        (layered("/OFF[8 0 R]", THREE), "text A text B"),  # which has the name of the first
+        (layered("/BaseState/OFF/ON[7 0 R]", THREE), "text B"),
+        (layered(AS, THREE), "text A text C"),
+        (layered("/OFF[6 0 R]", on_layer("A", THREE) + show("none", 20, 100)), "none"),
+        (layered("/OFF[7 0 R]", on_layer("A", show("outer", 20, 99) + on_layer("B", show("inner", 20, 70)))), "outer"),
+        (layered("/OFF[6 0 R]", "q 1 0 0 1 20 99 cm /X Do Q", "", form("inside", "/OC 6 0 R")), ""),
+        (layered("/OFF[6 0 R]", "q 1 0 0 1 20 99 cm /X Do Q", "", form("inside", "/OC 7 0 R")), "inside"),
+        (layered("/OFF[6 0 R]", on_layer("A", "q 1 0 0 1 20 99 cm /X Do Q"), "/A 6 0 R", form("inside")), ""),
+        (
+            layered(
+                "/OFF[7 0 R]",
+                on_layer("M", show("all", 20, 250)) + on_layer("N", show("any", 20, 230)),
+                "/M<</Type/OCMD/OCGs[6 0 R 7 0 R]/P/AllOn>>/N<</Type/OCMD/OCGs[6 0 R 7 0 R]/P/AnyOn>>",
+            ),
+            "any",
+        ),
+        (
+            layered(
+                "/OFF[7 0 R]",
+                on_layer("M", show("not", 20, 250)) + on_layer("N", show("both", 20, 230)),
+                "/M<</Type/OCMD/VE[/Not 7 0 R]>>/N<</Type/OCMD/VE[/And 6 0 R 7 0 R]>>",
+            ),
+            "not",
+        ),
+    ],
+    ids=[
+        "all on",
+        "off",
+        "base state",
+        "usage",
+        "all off",
+        "nested",
+        "form",
+        "form on",
+        "form inside",
+        "policy",
+        "rule",
+    ],
+)
+def test_what_a_layer_hides_is_not_read(data: bytes, seen: str) -> None:
+    """Text of layers that are off is neither seen nor read, and that of the others is."""
+    assert text_of(data).split() == seen.split()
+
+
+def test_text_that_lies_invisibly_on_a_layer_that_is_on_is_read() -> None:
+    """Text behind a scanned page is drawn by nobody; white text is not seen on white, and blanks never are."""
+    content = on_layer("A", f"3 Tr {show('scanned', 20, 250)} 0 Tr 1 g {show('white', 20, 230)}")
+    off = on_layer("B", f"3 Tr {show('hidden', 20, 200)} 0 Tr")
+    assert text_of(layered("/OFF[7 0 R]", content + off)).split() == ["scanned", "white"]
+
+
+def test_layers_are_found_in_compressed_and_encrypted_files(tmp_path: Path) -> None:
+    """A catalog in a stream of objects has layers, too, and where nobody can tell there may be some."""
+    path = tmp_path / "a.pdf"
+
+    def found(data: bytes) -> bool:
+        path.write_bytes(data)
+        return may_have_layers(str(path))
+
+    catalog = zlib.compress(b"1 0 <</Type/Catalog/OCProperties<<>>>>")
+    other = zlib.compress(b"1 0 <</Type/Catalog>>")
+    compressed = b"9 0 obj<</Type/ObjStm/N 1/First 4/Length 9>>stream\r\n%s\nendstream"
+    assert found(layered("", THREE))
+    assert found(b"x" * (2**18 - 20) + compressed % catalog)
+    assert found(compressed % b"no deflated stream")
+    assert found(compressed % other + b"trailer<</Encrypt 2 0 R>>")
+    assert not found(compressed % other)
+    assert not found(draw(lambda canvas: canvas.drawString(9, 9, "plain"), encrypt="secret"))
+
+
+ON, OFF = "/OC 8 0 R", "/OC 9 0 R"
+
+
+@pytest.mark.parametrize(
+    ("layer", "seen"),
+    [
+        ("", True),
+        (ON, True),
+        (OFF, False),
+        ("/OC<</Type/OCMD/OCGs[8 0 R 9 0 R]/P/AllOn>>", False),
+        ("/OC<</Type/OCMD/VE[/Not 9 0 R]/Name<</A(>>)>>>>", True),
+        ("/OC 10 0 R", False),
+    ],
+    ids=["none", "on", "off", "policy", "rule", "membership"],
+)
+@pytest.mark.parametrize("kind", ["/Subtype/Stamp", "/Subtype/Widget/FT/Tx/T(a)/V(seen)"], ids=["stamp", "field"])
+def test_annotations_on_layers_that_are_off_are_neither_drawn_nor_read(kind: str, layer: str, seen: bool) -> None:
+    """A stamp or field is seen if its layer is on, each time that its page is read, and so is one without a layer."""
+    properties = "/OCProperties<</OCGs[8 0 R 9 0 R]/D<</OFF[9 0 R]>>>>/AcroForm<</Fields[6 0 R]>>"
+    layers = ("<</Type/OCG/Name(on)>>", "<</Type/OCG/Name(off)>>", "<</Type/OCMD/OCGs 9 0 R>>")
+    other = "/Subtype/Link/OC 8 0 R"
+    data = annotated(f"{kind}/Contents(/OC 8 0 R){layer}{{}}", other, entries=properties, more=layers)
+    first, second = iter_pages(data, pages=[0, 0], tiling=QUICK)
+    assert first.text == ("seen" if seen else "")
+    assert (first.image.convert("L").getextrema()[0] < 200) == seen
+    assert first.sha256 == second.sha256

@@ -1,4 +1,4 @@
-"""PDFium renders pages. Of the other files, `text` alone touches it.
+"""PDFium renders pages. Of the other files, `text`, `annotations` and those of layers touch it.
 
 PDFium is not thread-safe, so every call is made under one lock, which is never held longer than for one page.
 """
@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import cached_property
 from typing import Self
 
 import pypdfium2
@@ -18,8 +19,10 @@ from nemovlm.errors import PdfError, PdfFormatError, PdfPageError, PdfPasswordEr
 from nemovlm.images import MAX_PIXELS
 from nemovlm.models.tiling import NEMOTRON_TILING
 from nemovlm.models.vision import Vision
+from nemovlm.pdf.annotation_layers import hide_annotations
 from nemovlm.pdf.attachments import attached_pdfs, read_attachment
 from nemovlm.pdf.fonts import SystemFonts, fonts_without_letters
+from nemovlm.pdf.layers import may_have_layers
 from nemovlm.pdf.metadata import read_info
 from nemovlm.pdf.page import POINTS_PER_INCH, PageSize, RenderedPage
 from nemovlm.pdf.source import File, version_of
@@ -124,6 +127,10 @@ class Renderer:
         except ValueError as error:
             return PdfError(f"the attached PDF cannot be read: {error}").at(self._file.name)
 
+    @cached_property
+    def _has_layers(self) -> bool:
+        return may_have_layers(self._file.path)
+
     def _measure(self, index: int) -> PageSize:
         if not 0 <= index < self.total:
             raise IndexError(f"the PDF has {self.total} pages, counted from 0")
@@ -155,8 +162,10 @@ class Renderer:
         self, document: pypdfium2.PdfDocument, index: int, size: PageSize, buffer: bytearray | memoryview
     ) -> RenderedPage:
         with closing(document[index]) as page:
+            if self._has_layers:
+                hide_annotations(page)
             _paint(page, size, buffer)
-            text = read_text(page)
+            text = read_text(page, index, self._has_layers)
             return RenderedPage(index, self._label(index), text, size, fonts_without_letters(page, text))
 
     def _label(self, index: int) -> str:

@@ -2,10 +2,14 @@
 
 import ctypes
 import re
+from collections.abc import Iterable
+from contextlib import closing
 
 import pypdfium2
 import pypdfium2.raw as pdfium
 
+from nemovlm.pdf.annotations import Annotation, Box, read_annotations
+from nemovlm.pdf.layers import deactivate_hidden_text
 from nemovlm.pdf.metadata import clean
 
 # PDFium's mark for a hyphen at the end of a line, behind which the word goes on. Where characters are listed one by
@@ -16,16 +20,65 @@ _LISTED_HYPHEN = 2
 # or a single letter ("x-ray") belongs to the word, as one before a digit or a capital does.
 _PARTED_WORD = re.compile(rf"(?<=[^\W\d_]{{2}}){_HYPHEN}(?=([^\W\d_]))")
 _BLANKS_AND_MARKS = re.compile(rf"[\s\x02{_HYPHEN}]+")
+# Points. A label of a field is not further from it, and not larger.
+_LABEL_DISTANCE = 200
+_LINE_HEIGHT = 16
 _LINE_ENDS = re.compile(r"[ \r]*\n\s*")
 
 
-def read_text(page: pypdfium2.PdfPage) -> str:
-    """Return the text on a page: what stands apart is apart, words are whole, and nothing is outside the crop box."""
-    text_page = page.get_textpage()
-    try:
-        return clean(_join_words(_text_inside(text_page, page.get_bbox())))
-    finally:
-        text_page.close()
+def read_text(page: pypdfium2.PdfPage, index: int, has_layers: bool) -> str:
+    """Return the text on a page: what stands apart is apart, words are whole, and what is not seen is left out.
+
+    Args:
+        page: A page that was drawn. It cannot be drawn again.
+        index: Of the page, 0-based.
+        has_layers: Whether there may be some that are off.
+    """
+    if has_layers:
+        deactivate_hidden_text(page)
+    annotations = read_annotations(page, index, _read_content)
+    with closing(page.get_textpage()) as text_page:
+        text = _text_inside(text_page, page.get_bbox())
+        if annotations:
+            text = _insert(annotations, text, text_page)
+    return clean(_join_words(text))
+
+
+def _read_content(page: pypdfium2.PdfPage) -> str:
+    with closing(page.get_textpage()) as text_page:
+        return _text_inside(text_page, page.get_bbox())
+
+
+def _insert(annotations: Iterable[Annotation], text: str, text_page: pypdfium2.PdfTextPage) -> str:
+    """Return the text of a page with that of annotations behind the lines that label them, or else at its end."""
+    is_whole = text == _all_text(text_page, pdfium.FPDFText_CountChars(text_page))  # or else PDFium's places are others
+    placed = []
+    for said, box in annotations:
+        left, _, _, top = box
+        label = _end_of_label(box, text, text_page) if is_whole else None
+        blank = "\n" if label is None or "\n" in said else " "
+        placed.append((len(text) if label is None else label, label is None, -top, left, blank + said))
+    parts, start = [], 0
+    for place, *_, said in sorted(placed):
+        parts += [text[start:place], said]
+        start = place
+    return "".join([*parts, text[start:]])
+
+
+def _end_of_label(box: Box, text: str, text_page: pypdfium2.PdfTextPage) -> int | None:
+    """Return where the line ends that labels a box: the one on its left at its first line, or the one above it."""
+    left, bottom, _, top = box
+    height = min(top - bottom, _LINE_HEIGHT)
+    # The nearest character is found whose box is within half of a width and a height from a place.
+    beside = (left, top - height / 2, 2 * _LABEL_DISTANCE, height)
+    above = (left, top, _LINE_HEIGHT, 3 * _LINE_HEIGHT)
+    for place in (beside, above):
+        if (character := pdfium.FPDFText_GetCharIndexAtPos(text_page, *place)) >= 0:
+            unit = pdfium.FPDFText_GetTextIndexFromCharIndex(text_page, character)
+            before = text.encode("utf-16-le", "surrogatepass")[: 2 * max(unit, 0)].decode("utf-16-le", "ignore")
+            end = text.find("\r\n", len(before))
+            return end if end >= 0 else len(text)
+    return None
 
 
 def _join_words(text: str) -> str:
@@ -33,7 +86,7 @@ def _join_words(text: str) -> str:
     return text.replace(_HYPHEN, "-")
 
 
-def _text_inside(text_page: pypdfium2.PdfTextPage, box: tuple[float, float, float, float]) -> str:
+def _text_inside(text_page: pypdfium2.PdfTextPage, box: Box) -> str:
     """Return the text inside a box (left, bottom, right, top, in points).
 
     PDFium has all text with its line ends (`FPDFText_GetText`), or that inside a box without most of them
@@ -42,20 +95,25 @@ def _text_inside(text_page: pypdfium2.PdfTextPage, box: tuple[float, float, floa
     count = pdfium.FPDFText_CountChars(text_page)
     if count <= 0:
         return ""
+    whole = _all_text(text_page, count)
     buffer = (ctypes.c_ushort * (3 * count + 1))()  # a line end before each, and a NUL
     left, bottom, right, top = box
-    whole = _decode(buffer, pdfium.FPDFText_GetText(text_page, 0, count, buffer) - 1)
-    inside = _decode(buffer, pdfium.FPDFText_GetBoundedText(text_page, left, top, right, bottom, buffer, len(buffer)))
-    if _letters(whole) == _letters(inside):
+    length = pdfium.FPDFText_GetBoundedText(text_page, left, top, right, bottom, buffer, len(buffer))
+    if _letters(whole) == _letters(_decode(buffer, length)):
         return whole
     return _characters_inside(text_page, count, box)
+
+
+def _all_text(text_page: pypdfium2.PdfTextPage, count: int) -> str:
+    buffer = (ctypes.c_ushort * (count + 1))()
+    return _decode(buffer, pdfium.FPDFText_GetText(text_page, 0, count, buffer) - 1)
 
 
 def _letters(text: str) -> str:
     return clean(_BLANKS_AND_MARKS.sub("", text))
 
 
-def _characters_inside(text_page: pypdfium2.PdfTextPage, count: int, box: tuple[float, float, float, float]) -> str:
+def _characters_inside(text_page: pypdfium2.PdfTextPage, count: int, box: Box) -> str:
     """Return the same, asked character by character, which takes longer than all the rest together."""
     left, bottom, right, top = box
     x0, x1, y0, y1 = place = [ctypes.c_double() for _ in range(4)]

@@ -13,12 +13,12 @@ from langchain_core.documents import Document
 
 from langchain_nemovlm.pages import markdown
 from nemovlm import runtime
-from nemovlm.errors import ConfigurationError, PdfError
+from nemovlm.errors import ConfigurationError
 from nemovlm.images import encode_png
 from nemovlm.integrations import readable
 from nemovlm.on_error import OnError, apply_on_error, check_on_error
 from nemovlm.paths import local_path, readable_name
-from nemovlm.pdf import PAGE_MEMORY, PAGE_TIMEOUT, Page, Password, page_id, pdfs_below, read_pages, require_local_path
+from nemovlm.pdf import PAGE_MEMORY, PAGE_TIMEOUT, Page, Password, page_id, pdfs_at, read_pages, require_local_path
 
 
 class NemoVLMPDFParser(BaseBlobParser):
@@ -128,7 +128,8 @@ _FOR_CONTENT = "for what is in memory, NemoVLMPDFParser().parse(Blob.from_data(d
 class NemoVLMPDFLoader(BaseLoader):
     """Loads a PDF, or all PDFs in a folder and below, one document a page; the options are those of `NemoVLMPDFParser`.
 
-    Lazy in async code as well.
+    In folders, names that begin with "." or "~$" are left out, links are followed, and a file comes once. Lazy in async
+    code as well.
 
     Args:
         file_path: The path of a PDF or of a folder.
@@ -147,21 +148,12 @@ class NemoVLMPDFLoader(BaseLoader):
         """Yield one document a page, rendering a few ahead.
 
         Raises:
-            PdfError: A PDF or a page cannot be read, unless `on_error` says otherwise; or there is none in the folder.
+            PdfError: A PDF, a page or a folder cannot be read, unless `on_error` says otherwise; or there is no PDF.
             ImageError: An image cannot be written.
         """
-        for path in self._files():
-            if not isinstance(path, PdfError):
+        for file in pdfs_at(self.file_path):
+            if path := apply_on_error(file, self._parser.on_error):
                 yield from self._parser.lazy_parse(Blob.from_path(path, mime_type="application/pdf"))
-            else:
-                apply_on_error(path, self._parser.on_error)
-
-    def _files(self) -> list[Path | PdfError]:
-        if not self.file_path.is_dir():
-            return [self.file_path]
-        if not (files := pdfs_below(self.file_path)):
-            raise PdfError("there is no PDF in this folder").at(readable_name(self.file_path))
-        return files
 
     async def alazy_load(self) -> AsyncIterator[Document]:
         """`lazy_load` for async code, on a thread that is not of the caller's pool."""

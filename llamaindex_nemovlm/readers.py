@@ -31,7 +31,7 @@ from nemovlm.images import encode_png
 from nemovlm.integrations import readable
 from nemovlm.on_error import apply_on_error
 from nemovlm.paths import local_path, readable_name
-from nemovlm.pdf import PAGE_MEMORY, PAGE_TIMEOUT, Page, page_id, read_pages, require_local_path
+from nemovlm.pdf import PAGE_MEMORY, PAGE_TIMEOUT, Page, page_id, pdfs_at, read_pages, require_local_path
 
 _FOR_CONTENT = "pass its path, or the file system that it is on as fs"
 # Of no use to a model that reads the metadata. `image_sha256` keeps pages apart in LlamaIndex's caches.
@@ -61,7 +61,7 @@ class _ImagePage(_Page, ImageDocument):
 
 
 class NemoVLMPDFReader(BasePydanticReader):
-    """Reads PDFs, one document a page, lazily: pages are rendered a few ahead.
+    """Reads a PDF, or all PDFs in a folder and below, one document a page, lazily: pages are rendered a few ahead.
 
     A page becomes an `ImageDocument` with image and text, or with `images=False` a `Document` with its text. Its id
     is the same whenever it is read, and its hash for as long as it looks and reads the same. So `refresh_ref_docs`,
@@ -110,20 +110,22 @@ class NemoVLMPDFReader(BasePydanticReader):
         """Yield one document a page, rendering a few ahead.
 
         Args:
-            file: The path of a PDF.
+            file: The path of a PDF, or of a folder: in it, names that begin with "." or "~$" are left out, links are
+                followed, and a file comes once.
             extra_info: More metadata; it wins over the reader's own.
-            fs: An fsspec file system that `file` is on.
+            fs: An fsspec file system that `file` is on, which is no folder then.
 
         Raises:
-            PdfError: The PDF or a page cannot be read, unless `on_error` says otherwise.
+            PdfError: A PDF, a page or a folder cannot be read, unless `on_error` says otherwise; or there is no PDF.
             ImageError: An image cannot be written.
             ConfigurationError: `file` is no path.
         """
-        for page in self._pages(file, fs):
-            facts = self._facts(page, file, extra_info)
-            # Never None: a document without a text resource has no content at all, whatever its metadata.
-            facts["text_resource"] = MediaResource(text=page.text)
-            yield self._image_document(page, facts) if self.images else _Page(**facts)
+        for path in self._files(file, fs):
+            for page in self._pages(path, fs):
+                facts = self._facts(page, path, extra_info)
+                # Never None: a document without a text resource has no content at all, whatever its metadata.
+                facts["text_resource"] = MediaResource(text=page.text)
+                yield self._image_document(page, facts) if self.images else _Page(**facts)
 
     async def aload_data(self, *args: Any, **kwargs: Any) -> list[Document]:
         """`load_data` for async code, on a thread that is not of the caller's pool."""
@@ -132,14 +134,17 @@ class NemoVLMPDFReader(BasePydanticReader):
     def load_nodes(
         self, file: str | os.PathLike[str], extra_info: dict[str, Any] | None = None, fs: Any = None
     ) -> list[TextNode]:
-        """Return one node a page, chained in order, with the PDF as their source: pages are never split.
+        """Return one node a page, those of a PDF chained in order, with it as their source: pages are never split.
 
-        `ImageNode`s, or `TextNode`s with `images=False`; `delete_ref_doc(str(file))` takes them all out of an index.
-        The arguments are those of `lazy_load_data`.
+        `ImageNode`s, or `TextNode`s with `images=False`; `delete_ref_doc` with its path takes those of a PDF out
+        of an index. The arguments are those of `lazy_load_data`.
 
         Raises:
             PdfError: Like `lazy_load_data`, and `ImageError`.
         """
+        return [node for path in self._files(file, fs) for node in self._nodes(path, extra_info, fs)]
+
+    def _nodes(self, file: str | os.PathLike[str], extra_info: dict[str, Any] | None, fs: Any) -> list[TextNode]:
         name = readable_name(file)
         source = RelatedNodeInfo(node_id=name, metadata={"file_path": name})
         nodes: list[TextNode] = []
@@ -153,6 +158,14 @@ class NemoVLMPDFReader(BasePydanticReader):
                 nodes[-1].relationships[NodeRelationship.NEXT] = node.as_related_node_info()
             nodes.append(node)
         return nodes
+
+    def _files(self, file: str | os.PathLike[str], fs: Any) -> Iterator[str | os.PathLike[str]]:
+        if fs is not None or not os.path.isdir(path := require_local_path(file, _FOR_CONTENT)):
+            yield file
+            return
+        for found in pdfs_at(path):
+            if pdf := apply_on_error(found, self.on_error):
+                yield pdf
 
     def _pages(self, file: str | os.PathLike[str], fs: Any) -> Iterator[Page]:
         content = require_local_path(file, _FOR_CONTENT) if fs is None else _read(file, fs)

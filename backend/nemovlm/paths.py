@@ -11,6 +11,21 @@ def local_path(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(os.fspath(path)))
 
 
+def lasting_path(path: str | os.PathLike[str]) -> Path:
+    """Return the absolute path by which a file is known from one time to the next: without links, but for some.
+
+    Kubernetes mounts `report.pdf -> ..data/report.pdf` and `..data -> ..2026_11_26_08_00_00.1234`, and makes the last
+    folder anew at each update. Names that begin with two dots are kept for that there (AtomicWriter in
+    kubernetes/pkg/volume/util/atomic_writer.go), so a link to what lies below such a name is left as it is.
+    """
+    here = Path(path).absolute()
+    for place in (here, *here.parents):
+        real = os.path.realpath(place)
+        if f"{os.sep}.." not in real:
+            return Path(real) / here.relative_to(place)
+    return here
+
+
 def readable_name(path: str | os.PathLike[str]) -> str:
     r"""Return a path as text that any encoding has.
 

@@ -328,10 +328,30 @@ async def test_a_folder(tmp_path: Path, call: Door) -> None:
         await call(NemoVLMPDFLoader(tmp_path / "folder.pdf"), "load")
 
 
+async def test_what_lies_in_folders(tmp_path: Path, call: Door, caplog: pytest.LogCaptureFixture) -> None:
+    """What is hidden is left out, links are followed, a file comes once; a link to nothing is an error like others."""
+    for name in ("lib/b.pdf", "lib/._b.pdf", "lib/~$b.pdf", "lib/..data/c.pdf", "other/d.pdf"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(numbered(1))
+    (lib := tmp_path / "lib").joinpath("c.pdf").symlink_to("..data/c.pdf")
+    lib.joinpath("archive").symlink_to(tmp_path / "other")
+    lib.joinpath("a.pdf").symlink_to("b.pdf")
+    found = ["archive/d.pdf", "b.pdf", "c.pdf"]
+    assert [d.metadata["source"] for d in await call(NemoVLMPDFLoader(lib), "load")] == [str(lib / n) for n in found]
+    lib.joinpath("gone.pdf").symlink_to(tmp_path / "nothing")
+    with pytest.raises(PdfError, match=r"gone\.pdf: the link cannot be followed"):
+        await call(NemoVLMPDFLoader(lib), "load")
+    seen: list[NemoVLMError] = []
+    assert len(await call(NemoVLMPDFLoader(lib, on_error=seen.append), "load")) == 3
+    assert [error.item for error in seen] == [str(lib / "gone.pdf")]
+    assert len(await call(NemoVLMPDFLoader(lib, on_error="skip"), "load")) == 3
+    assert "gone.pdf" in caplog.text
+
+
 async def test_missing_files_and_other_files(tmp_path: Path, call: Door) -> None:
     """They are typed errors when pages are asked for, not before."""
     (tmp_path / "junk.pdf").write_bytes(b"no PDF")
-    for name, error in (("none.pdf", PdfError), ("junk.pdf", PdfFormatError)):
+    for name, error in (("none.pdf", PdfError), (f"{'x' * 300}.pdf", PdfError), ("junk.pdf", PdfFormatError)):
         loader = NemoVLMPDFLoader(tmp_path / name)
         with pytest.raises(error, match=name):
             await call(loader, "load")

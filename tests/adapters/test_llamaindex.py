@@ -258,6 +258,34 @@ def test_a_half_read_file_blocks_nobody(pdf: Path) -> None:
 # Other doors
 
 
+async def test_a_folder(tmp_path: Path, call: Door, capsys: pytest.CaptureFixture[str]) -> None:
+    """The reader takes what a folder shows, once; SimpleDirectoryReader what it can, and nothing silently."""
+    for name in ("lib/b.pdf", "lib/._b.pdf", "lib/sub/e.PDF", "lib/..data/c.pdf", "other/d.pdf"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(book())
+    (lib := tmp_path / "lib").joinpath("c.pdf").symlink_to("..data/c.pdf")
+    lib.joinpath("archive").symlink_to(tmp_path / "other")
+    lib.joinpath("~$b.pdf").write_bytes(b"Owner")
+    paths = [str(lib / name) for name in ("archive/d.pdf", "b.pdf", "c.pdf", "sub/e.PDF")]
+    documents = await call(Reader(images=False), "load_data", lib)
+    assert [document.metadata["file_path"] for document in documents] == [path for path in paths for _ in range(3)]
+    nodes = Reader(images=False).load_nodes(lib)
+    assert [node.ref_doc_id for node in nodes] == [path for path in paths for _ in range(3)]
+    assert [node.prev_node is None for node in nodes] == [True, False, False] * 4
+    assert [n.id_ for n in nodes[3:6]] == [n.id_ for n in Reader(images=False).load_nodes(lib / "b.pdf")]
+    through = SimpleDirectoryReader(lib, recursive=True, file_extractor={".pdf": Reader(images=False)})
+    assert {document.metadata["file_path"] for document in await call(through, "load_data")} == set(paths[1:])
+    assert "Failed to load file" in (printed := capsys.readouterr().out)
+    assert "~$b.pdf" in printed
+    lib.joinpath("gone.pdf").symlink_to(tmp_path / "nothing")
+    assert len(await call(Reader(images=False, on_error="skip"), "load_data", lib)) == 12
+    with pytest.raises(PdfError, match=r"gone\.pdf: the link cannot be followed"):
+        await call(Reader(images=False), "load_data", lib)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PdfError, match="no PDF in this folder"):
+        await call(Reader(), "load_data", tmp_path / "empty")
+
+
 @pytest.mark.parametrize("num_workers", [None, 2])
 async def test_through_simple_directory_reader(num_workers: int | None, tmp_path: Path, call: Door) -> None:
     """As a file extractor it adds the framework's metadata, without another hash; in processes as well."""

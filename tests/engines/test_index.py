@@ -173,6 +173,32 @@ def test_what_cannot_be_read_is_reported_and_the_rest_indexed(vl: Embedder, pdfs
     assert index.add(pdfs / "c-locked.pdf", password="secret").embedded == 1
 
 
+def test_what_lies_in_folders(vl: Embedder, pdfs: Path, tmp_path: Path) -> None:
+    """What is hidden is left out, links are followed, each file is there once, and what leads nowhere is reported."""
+    one, two = sorted(pdfs.iterdir())
+    lib = tmp_path / "lib"
+    (lib / "..2026_01").mkdir(parents=True)
+    shutil.copy(one, lib / "..2026_01" / "report.pdf")
+    for name, target in {"..data": "..2026_01", "report.pdf": "..data/report.pdf", "z": pdfs, "gone.pdf": "no"}.items():
+        (lib / name).symlink_to(target)
+    (lib / "~$report.pdf").write_bytes(b"Owner")
+    index = PageIndex(tmp_path / "db", vl)
+    report = index.add([lib, two, lib / "report.pdf"])
+    assert list(map(type, report.failed)) == [PdfError]
+    assert report.failed[0].item == str(lib / "gone.pdf")
+    assert set(index.documents()) == {str(lib / "report.pdf"), str(one), str(two)}
+    (lib / "..2026_01").rename(lib / "..2026_02")  # an update
+    shutil.copy(two, lib / "..2026_02" / "report.pdf")
+    (lib / "..data").unlink()
+    (lib / "..data").symlink_to("..2026_02")
+    index.add(lib)
+    pages = index.documents()
+    assert set(pages) == {str(lib / "report.pdf"), str(one), str(two)}
+    assert pages[str(lib / "report.pdf")] == pages[str(two)]
+    assert index.delete(lib / "z" / two.name) == pages[str(two)]
+    assert index.delete(lib / "report.pdf") == pages[str(two)]
+
+
 def test_a_folder_without_pdfs(vl: Embedder, tmp_path: Path) -> None:
     """An empty folder is an error that names it, and makes no index."""
     (tmp_path / "empty").mkdir()

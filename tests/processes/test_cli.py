@@ -265,6 +265,7 @@ def test_deleting(samples: Path, tmp_path: Path) -> None:
     [
         (["index", "empty", "--db", "db"], 1, "error: there is no PDF in empty"),
         (["index", "no-such.pdf", "--db", "db"], 3, "no-such.pdf: the file cannot be read: No such file or directory"),
+        (["index", "links", "--db", "db"], 3, "links/gone.pdf: the link cannot be followed: No such file or directory"),
         (["index", "text.pdf", "--db", "db"], 3, "text.pdf: this is no PDF"),
         (["index", "locked.pdf", "--db", "db"], 3, "locked.pdf: the PDF is encrypted; pass password="),
         (["index", "locked.pdf", "--db", "db", "--password", "x"], 3, "locked.pdf: the password is wrong"),
@@ -300,6 +301,8 @@ def bad(vl_folder: Path, samples: Path, tmp_path_factory: pytest.TempPathFactory
 
     folder = tmp_path_factory.mktemp("bad")
     (folder / "empty").mkdir()
+    (folder / "links").mkdir()
+    (folder / "links" / "gone.pdf").symlink_to("nothing")
     (folder / "text.pdf").write_text("only text")
     (folder / "zero.png").touch()
     shutil.copy(samples / "staff-handbook.pdf", folder / "sound.pdf")

@@ -13,8 +13,8 @@ from nemovlm.errors import ConfigurationError, InputError, SpaceMismatchError
 from nemovlm.index.run import AddReport, Run
 from nemovlm.index.store import PageStore
 from nemovlm.inputs import Embeddable, Modality
-from nemovlm.paths import local_path, readable_name
-from nemovlm.pdf import PAGE_MEMORY, PAGE_TIMEOUT, Page, Password, ReadOptions, find_pdfs, iter_pages, lasting_name
+from nemovlm.paths import lasting_path, local_path, readable_name
+from nemovlm.pdf import PAGE_MEMORY, PAGE_TIMEOUT, Page, Password, ReadOptions, find_pdfs, iter_pages
 from nemovlm.settings import Options
 
 __all__ = ["AddReport", "Hit", "PageIndex", "is_index"]
@@ -101,7 +101,8 @@ class PageIndex:
         delete and search at the same time, in this process or in any other: every page is there once.
 
         Args:
-            sources: Files and folders.
+            sources: Files and folders. In folders, names that begin with "." or "~$" are left out, and links are
+                followed. A file is indexed once, whatever leads to it.
             modality: What of a page is embedded. Default: image and text, the text cut to the model's limit and
                 the image alone where there is none; with a model that reads text only, the text; with `refresh_text`,
                 what was embedded of the document before.
@@ -162,7 +163,7 @@ class PageIndex:
         """
         if (store := self._existing()) is None:
             return 0
-        return store.delete(document=readable_name(lasting_name(local_path(document))))
+        return store.delete(document=readable_name(lasting_path(local_path(document))))
 
     def documents(self) -> dict[str, int]:
         """Return {path: pages in the index}.

@@ -10,7 +10,7 @@ from nemovlm.errors import PdfError
 from nemovlm.models.tiling import NEMOTRON_TILING
 from nemovlm.models.vision import Vision
 from nemovlm.on_error import OnError, apply_on_error, check_on_error
-from nemovlm.pdf.folders import find_pdfs, lasting_name, pdfs_below
+from nemovlm.pdf.folders import find_pdfs, pdfs_at, pdfs_below
 from nemovlm.pdf.jobs import PAGE_MEMORY, PAGE_TIMEOUT
 from nemovlm.pdf.page import TEXT_VERSION, Page
 from nemovlm.pdf.source import PdfSource, require_local_path
@@ -27,8 +27,8 @@ __all__ = [
     "count_pages",
     "find_pdfs",
     "iter_pages",
-    "lasting_name",
     "page_id",
+    "pdfs_at",
     "pdfs_below",
     "read_pages",
     "require_local_path",

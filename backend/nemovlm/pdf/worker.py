@@ -189,17 +189,15 @@ def main() -> None:
     os.dup2(2, 1)  # whoever prints here does not print into the answers
     guard = Guard(answers)
     worker = Worker(SharedFile(sys.argv[1]), guard)
-    guard.send(None)  # ready
-    while True:
-        try:
+    with suppress(EOFError, BrokenPipeError):  # nobody is left who asks, or waits for an answer
+        guard.send(None)  # ready
+        while True:
             job: Job = pickle.load(jobs)  # noqa: S301 - from the process that started this one
-        except EOFError:
-            return
-        worker.free(job.free)
-        if job.document:
-            guard.send(worker.answer(job.document, job.task))
-        else:
-            worker.close()
+            worker.free(job.free)
+            if job.document:
+                guard.send(worker.answer(job.document, job.task))
+            else:
+                worker.close()
 
 
 if __name__ == "__main__":

@@ -20,8 +20,7 @@ _HYPHEN = "\ufffe"
 _LISTED_HYPHEN = 2
 # Hyphenation parts words of letters, and leaves two of them at least at the end of a line. So a hyphen behind a digit
 # or a single letter ("x-ray") belongs to the word, as one before a digit or a capital does.
-_PARTED_WORD = re.compile(rf"(?<=[^\W\d_]{{2}}){_HYPHEN}(?=([^\W\d_]))")
-_BLANKS_AND_MARKS = re.compile(rf"[\s\x02{_HYPHEN}]+")
+_PARTED_WORD = re.compile(rf"{_HYPHEN}(?<=[^\W\d_]{{2}}{_HYPHEN})(?=([^\W\d_]))")
 # Points. A label of a field is not further from it, and not larger.
 _LABEL_DISTANCE = 200
 _LINE_HEIGHT = 16
@@ -52,7 +51,7 @@ def _read_page(page: pypdfium2.PdfPage, annotations: Sequence[Annotation] = ()) 
         count, box = pdfium.FPDFText_CountChars(text_page), page.get_bbox()
         text = _all_text(text_page, count)
         cells = find_cells(text, text_page)
-        if _letters(text) == _letters(_text_inside(text_page, count, box)):
+        if _same_letters(text, _text_inside(text_page, count, box)):
             labels = [_end_of_label(annotation.box, text, text_page) for annotation in annotations]
             inserted = [_Inserted(start.place, 0, 0, 0, "\n") for start in cells]
         else:
@@ -114,8 +113,11 @@ def _text_inside(text_page: pypdfium2.PdfTextPage, count: int, box: Box) -> str:
     return _decode(buffer, length)
 
 
-def _letters(text: str) -> str:
-    return clean(_BLANKS_AND_MARKS.sub("", text))
+def _same_letters(one: str, other: str) -> bool:
+    """Compare texts without what is no text, blanks, and marks of hyphens."""
+    for letter in (" ", "\r", "\n", _HYPHEN, chr(_LISTED_HYPHEN)):
+        one, other = one.replace(letter, ""), other.replace(letter, "")
+    return one == other or clean(one) == clean(other)
 
 
 def _characters_inside(text_page: pypdfium2.PdfTextPage, count: int, box: Box, cells: Container[int]) -> str:
@@ -127,18 +129,18 @@ def _characters_inside(text_page: pypdfium2.PdfTextPage, count: int, box: Box, c
         box: That they are in.
         cells: Characters at which a cell starts.
     """
-    left, bottom, right, top = box
+    raw, (left, bottom, right, top) = text_page.raw, box
     x0, x1, y0, y1 = place = [ctypes.c_double() for _ in range(4)]
     references = [ctypes.byref(number) for number in place]
     units = (ctypes.c_ushort * (2 * count))()
     seen = 0
     for n in range(count):
-        unit = pdfium.FPDFText_GetUnicode(text_page, n)
+        unit = pdfium.FPDFText_GetUnicode(raw, n)
         if unit > ord(" "):
-            pdfium.FPDFText_GetCharBox(text_page, n, *references)
+            pdfium.FPDFText_GetCharBox(raw, n, *references)
             if x0.value > right or x1.value < left or y0.value > top or y1.value < bottom:
                 continue
-        elif unit == _LISTED_HYPHEN and pdfium.FPDFText_IsHyphen(text_page, n):
+        elif unit == _LISTED_HYPHEN and pdfium.FPDFText_IsHyphen(raw, n):
             unit = ord(_HYPHEN)
         if n in cells:
             units[seen] = ord("\n")

@@ -553,3 +553,19 @@ def test_a_file_that_changes_underway_is_read_as_it_was(change: str, tmp_path: P
     else:
         path.unlink()
     assert [page.text for page in stream] == [f"number {n}" for n in range(1, 250)]
+
+
+# Sizes
+
+
+def test_a_page_may_have_larger_points() -> None:
+    """With `/UserUnit` the size is in points of 1/72 inch all the same, and so is the resolution; other pages stay."""
+    entries = f"{box(0, 0, 200, 100)}/UserUnit "
+    pages = [(entries + "4", "0 0 100 50 re f"), (box(0, 0, 200, 100), ""), (entries + "0", ""), (entries + "2.5", "")]
+    read = list(iter_pages(write(*pages), dpi=72))
+    sizes = [(800, 400), (200, 100), (200, 100), (500, 250)]
+    assert [(page.width, page.height) for page in read] == [page.image.size for page in read] == sizes
+    assert {page.dpi for page in read} == {72}
+    assert read[0].image.getpixel((390, 390)) == (0, 0, 0)
+    (page,) = iter_pages(write(*pages), pages=[0])
+    assert page.dpi == pytest.approx(page.image.width / (800 / 72))

@@ -5,52 +5,16 @@ PDFium does not draw what a layer hides, but reads it, and does not say which la
 
 import ctypes
 import math
-import re
-import zlib
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import pypdfium2
 import pypdfium2.raw as pdfium
 
-_KEY = b"/OCProperties"  # of the catalog of every document that has layers
-_LONGEST_DICTIONARY = 1000  # bytes, of a stream of objects
-_OBJECT_STREAM = re.compile(rb"/ObjStm\b.{0,%d}?stream\r?\n" % _LONGEST_DICTIONARY, re.DOTALL)
-_BLOCK = 2**18  # bytes that are read at once
+LAYERS = b"/OCProperties"
+"""A key of the catalog of every document that has layers."""
 _LONGEST_SIDE = 400  # pixels of a picture that shows whether anything is drawn: some gray of each letter, if small
-
-
-def may_have_layers(path: str) -> bool:
-    """Return whether a PDF may have layers: if nothing in it says so, it has none, and needs no care.
-
-    Raises:
-        OSError: The file cannot be read.
-    """
-    streams, before, offset, encrypted = set(), b"", 0, False
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            window = before + block
-            if _KEY in window:
-                return True
-            encrypted = encrypted or b"/Encrypt" in window
-            streams |= {offset - len(before) + found.end() for found in _OBJECT_STREAM.finditer(window)}
-            before, offset = window[-_LONGEST_DICTIONARY:], offset + len(block)
-        return bool(streams) and (encrypted or any(_inflates_to_key(file, start) for start in streams))
-
-
-def _inflates_to_key(file: BinaryIO, start: int) -> bool:
-    """Return whether the key is in a compressed stream that begins there, or may be in one that is no such stream."""
-    inflate, seen = zlib.decompressobj(), b""
-    file.seek(start)
-    try:
-        while not inflate.eof and (block := file.read(_BLOCK)):
-            seen = seen[-len(_KEY) :] + inflate.decompress(block)
-            if _KEY in seen:
-                return True
-    except zlib.error:
-        return True
-    return False
 
 
 class _Group(NamedTuple):

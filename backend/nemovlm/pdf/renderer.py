@@ -22,12 +22,14 @@ from nemovlm.models.vision import Vision
 from nemovlm.pdf.annotation_layers import hide_annotations
 from nemovlm.pdf.attachments import attached_pdfs, read_attachment
 from nemovlm.pdf.fonts import SystemFonts, fonts_without_letters
-from nemovlm.pdf.layers import may_have_layers
+from nemovlm.pdf.layers import LAYERS
+from nemovlm.pdf.mentions import mentioned
 from nemovlm.pdf.metadata import read_info
 from nemovlm.pdf.page import POINTS_PER_INCH, PageSize, RenderedPage
 from nemovlm.pdf.source import File, version_of
 from nemovlm.pdf.strings import read_string
 from nemovlm.pdf.text import read_text
+from nemovlm.pdf.user_unit import USER_UNIT, user_unit
 
 # PDFium remembers something of every page, some 25 kB, until the document is closed; so that is done now and then.
 _PAGES_PER_OPENING = 100
@@ -128,13 +130,14 @@ class Renderer:
             return PdfError(f"the attached PDF cannot be read: {error}").at(self._file.name)
 
     @cached_property
-    def _has_layers(self) -> bool:
-        return may_have_layers(self._file.path)
+    def _mentioned(self) -> set[bytes]:
+        return mentioned(self._file.path, [LAYERS, USER_UNIT])
 
     def _measure(self, index: int) -> PageSize:
         if not 0 <= index < self.total:
             raise IndexError(f"the PDF has {self.total} pages, counted from 0")
-        width, height = self._document.get_page_size(index)
+        unit = user_unit(self._document, index) if USER_UNIT in self._mentioned else 1
+        width, height = (unit * side for side in self._document.get_page_size(index))
         return PageSize(width, height, *self._pixels(width, height))
 
     def _pixels(self, width: float, height: float) -> tuple[int, int]:
@@ -162,10 +165,11 @@ class Renderer:
         self, document: pypdfium2.PdfDocument, index: int, size: PageSize, buffer: bytearray | memoryview
     ) -> RenderedPage:
         with closing(document[index]) as page:
-            if self._has_layers:
+            has_layers = LAYERS in self._mentioned
+            if has_layers:
                 hide_annotations(page)
             _paint(page, size, buffer)
-            text = read_text(page, index, self._has_layers)
+            text = read_text(page, index, has_layers)
             return RenderedPage(index, self._label(index), text, size, fonts_without_letters(page, text))
 
     def _label(self, index: int) -> str:

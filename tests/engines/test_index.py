@@ -21,10 +21,12 @@ from nemovlm.errors import (
     InputError,
     PageIndexError,
     PdfError,
+    PdfPageError,
     SpaceMismatchError,
 )
 from nemovlm.index import is_index, run, store
 from nemovlm.paths import local_path
+from nemovlm.pdf import TEXT_VERSION
 from tests.support.old_index import ids, without_key
 
 
@@ -368,7 +370,7 @@ def test_an_index_made_without_a_key_is_mended(vl: Embedder, pdfs: Path, tmp_pat
     assert ids(tmp_path / "db") == once
     opened = store.PageStore.open(tmp_path / "db")
     assert opened is not None
-    assert (opened.examine().key, opened.examine().doubled) == (True, 0)
+    assert (opened.examine(TEXT_VERSION).key, opened.examine(TEXT_VERSION).doubled) == (True, 0)
     assert places(index.search("x", k=100)) == places(hits)
 
 
@@ -528,12 +530,12 @@ def during(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> No
 
 def after_a_write(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
     """Let something happen once, when the next run has written its first page."""
-    write = store.PageStore.write
+    write, due = store.PageStore.write, [happens]
 
     def interrupted(self: store.PageStore, rows: Any) -> None:
         write(self, rows)
-        monkeypatch.setattr(store.PageStore, "write", write)
-        happens()
+        if due:
+            due.pop()()
 
     monkeypatch.setattr(store.PageStore, "write", interrupted)
     monkeypatch.setattr(run, "_FLUSH_PAGES", 1)
@@ -667,3 +669,18 @@ def test_many_small_writes_are_joined(tmp_path: Path, monkeypatch: pytest.Monkey
     assert sorted(row["page"] for row in store.rows(["page"])) == list(range(20))
     (score, row), *_ = store.nearest(np.array([np.cos(7), np.sin(7)], np.float32), 1, ["page"])
     assert (row["page"], round(score, 5)) == (7, 1)
+
+
+def test_a_pdf_of_which_no_page_can_be_read(
+    vl: Embedder, pdfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each page is reported, and the other PDFs are indexed."""
+    whole = run.read_pages
+
+    def broken(path: Path, **options: Any) -> Iterator[Page | PdfError]:
+        for page in whole(path, **options):
+            yield PdfPageError("it cannot be read", page=0) if path.name == "archive-bulletin.pdf" else page
+
+    monkeypatch.setattr(run, "read_pages", broken)
+    report = PageIndex(tmp_path / "db", vl).add(pdfs)
+    assert (report.embedded, len(report.failed)) == (5, 4)

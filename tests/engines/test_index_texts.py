@@ -1,7 +1,9 @@
 """Texts of pages that an earlier version of the program has read: they are known as such, and read anew."""
 
 import hashlib
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 from nemovlm import Embedder, PageIndex
+from nemovlm.errors import NemoVLMError, PdfPageError
 from nemovlm.index import AddReport, run
 from nemovlm.index.store import PageStore
 from nemovlm.inputs import Modality
@@ -151,9 +154,12 @@ def test_a_text_of_another_version_of_the_document_stays(
     pages.add(pdf, refresh_text=True)
     store = PageStore.open(tmp_path / "db")
     assert store is not None
-    stale = {"id": f"{pdf}#page=1", "document_sha256": hashlib.sha256(b"other").hexdigest()}
-    store.write_texts([stale | {"text": "stale", "text_version": TEXT_VERSION}])
-    assert rows(tmp_path / "db")[0]["text"] == "number 0"
+    (row,) = store.rows(["id", "document_sha256", "modality"], id=f"{pdf}#page=1")
+    for other in ({"document_sha256": hashlib.sha256(b"other").hexdigest()}, {"modality": "text"}):
+        store.write_texts([row | other | {"text": "stale", "text_version": TEXT_VERSION}])
+        assert rows(tmp_path / "db")[0]["text"] == "number 0"
+    store.write_texts([row | {"text": "new", "text_version": TEXT_VERSION}])
+    assert rows(tmp_path / "db")[0]["text"] == "new"
     assert len(pages) == PAGES
 
 
@@ -167,4 +173,70 @@ def test_an_older_program_may_write_between(index: Callable[[Modality], PageInde
     store.write([row for row in store.rows(names) if row["page"] == 2])
     assert [row["text_version"] for row in rows(tmp_path / "db")] == [2, 2, None, 2, 2]
     assert pages.add(pdf, modality="image").outdated == 1
+    assert pages.add(pdf, refresh_text=True).refreshed == 1
+
+
+@pytest.mark.parametrize("modality", ["image", "text_image"])
+def test_several_at_once(
+    modality: Modality,
+    index: Callable[[Modality], PageIndex],
+    vl: Embedder,
+    pdf: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two that read texts anew while a third adds: none fails, and each page is there once, with its text."""
+    monkeypatch.setattr(run, "_FLUSH_PAGES", 1)
+    index(modality)
+    together = threading.Barrier(3)
+
+    def add(**options: Any) -> list[NemoVLMError]:
+        pages = PageIndex(tmp_path / "db", vl)
+        together.wait(20)
+        return pages.add(pdf, **options).failed
+
+    with ThreadPoolExecutor(3) as pool:
+        adding = [pool.submit(add, refresh_text=True) for _ in range(2)] + [pool.submit(add, modality=modality)]
+        assert [task.result(60) for task in adding] == [[], [], []]
+    assert [row["text"] for row in rows(tmp_path / "db")] == [page.text for page in iter_pages(pdf)]
+    assert {row["text_version"] for row in rows(tmp_path / "db")} == {TEXT_VERSION}
+
+
+def test_a_file_that_changes_meanwhile_is_reported(
+    index: Callable[[Modality], PageIndex], pdf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although nothing had to be embedded; the next run has its pages."""
+    read = run.read_pages
+
+    def replaced(*arguments: Any, **options: Any) -> Iterator[Any]:
+        for page in read(*arguments, **options):
+            (tmp_path / "other").write_bytes(numbered(3))
+            (tmp_path / "other").replace(pdf)
+            yield page
+
+    pages = index("image")
+    monkeypatch.setattr(run, "read_pages", replaced)
+    report = pages.add(pdf, refresh_text=True)
+    assert ["the file changed while it was indexed" in str(error) for error in report.failed] == [True]
+    monkeypatch.setattr(run, "read_pages", read)
+    assert pages.add(pdf, refresh_text=True).failed == []
+    assert [row["text"] for row in rows(tmp_path / "db")] == ["number 0", "number 1", "number 2"]
+
+
+def test_a_page_that_cannot_be_read_keeps_what_it_has(
+    index: Callable[[Modality], PageIndex], pdf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is reported, stays outdated, and is read by a later run."""
+    read = run.read_pages
+
+    def broken(*arguments: Any, **options: Any) -> Iterator[Any]:
+        for page in read(*arguments, **options):
+            yield PdfPageError("the page cannot be read", page=2) if page.index == 2 else page
+
+    pages = index("image")
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "read_pages", broken)
+        report = pages.add(pdf, refresh_text=True)
+    assert (report.refreshed, len(report.failed)) == (PAGES - 1, 1)
+    assert [row["text_version"] for row in rows(tmp_path / "db")] == [2, 2, None, 2, 2]
     assert pages.add(pdf, refresh_text=True).refreshed == 1

@@ -84,7 +84,7 @@ CTRL_C = """
 import sys, time
 from nemovlm import iter_pages
 print("begun", flush=True)
-next(iter_pages(sys.argv[1]))
+next(iter_pages(sys.argv[1], page_memory=None))
 """
 
 

@@ -157,7 +157,9 @@ class Run:
         if missing or again:
             whole &= self._write(store, document, modality, sorted(missing + again))
         stale = set(versions) - {version}
-        if (missing or again or stale) and (now := self._inspect(document.path)) != document:
+        if (missing or stale or (outdated and self._refresh_text)) and (
+            now := self._inspect(document.path)
+        ) != document:
             changed = PdfError("the file changed while it was indexed; index it again").at(name)
             self.report.failed.append(now if isinstance(now, PdfError) else changed)
             whole = False
@@ -188,7 +190,7 @@ class Run:
                     again.append(page.index)
                 else:
                     self.report.refreshed += 1
-                    writer.add(self._text_columns(page, document))
+                    writer.add(self._text_columns(page, document, modality))
         return whole, again
 
     def _write(self, store: PageStore, document: _Document, modality: Modality, missing: list[int]) -> bool:
@@ -236,22 +238,22 @@ class Run:
 
     def _row(self, page: Page, document: _Document, modality: Modality) -> Row:
         return {
-            **self._text_columns(page, document),
+            **self._text_columns(page, document, modality),
             "document": readable_name(document.path),
             "page": page.index,
             "label": page.label,
             "total": page.total,
             "width": page.width,
             "height": page.height,
-            "modality": modality,
             "content": hashlib.sha256(f"{modality}\0{page.sha256}".encode()).hexdigest(),
             "thumbnail": encode_jpeg(page.image, longest_edge=_THUMBNAIL_EDGE),
         }
 
-    def _text_columns(self, page: Page, document: _Document) -> Row:
+    def _text_columns(self, page: Page, document: _Document, modality: Modality) -> Row:
         return {
             "id": f"{readable_name(document.path)}#page={page.index + 1}",
             "document_sha256": document.sha256,
+            "modality": modality,
             "text": page.text,
             "text_version": TEXT_VERSION,
         }

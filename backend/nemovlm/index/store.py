@@ -35,7 +35,7 @@ _RAISED = (OSError, RuntimeError, ValueError, pa.ArrowException)  # by LanceDB: 
 _TABLE = "pages"
 _META = b"nemovlm"
 _VERSION = "text_version"
-_TEXT_COLUMNS = ("id", "document_sha256", "text", _VERSION)
+_TEXT_COLUMNS = ("id", "document_sha256", "modality", "text", _VERSION)
 # Without it, two writes of one row that overlap do not conflict, and both rows stay: those of two processes, or one
 # that Ctrl-C left under way and the one after it (https://github.com/lancedb/lancedb/issues/2463).
 # With an index of LanceDB on `id`, `merge_insert` would need `use_index(False)`: that way goes past the key.
@@ -122,14 +122,14 @@ class PageStore:
             self._commit(lambda: merge.execute(data))
 
     def write_texts(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Give rows other texts: each of `rows` has `id`, `document_sha256`, `text` and `text_version`.
+        """Give rows other texts: each of `rows` has `id`, `document_sha256`, `modality`, `text` and `text_version`.
 
-        A row of another version of the document, which somebody has written meanwhile, stays as it is.
+        A row of another version of the document, or of another modality, which somebody has written meanwhile, stays.
         """
         with self._use() as table:
             schema = pa.schema([table.schema.field(name) for name in _TEXT_COLUMNS])
             data = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
-            same = "target.document_sha256 = source.document_sha256"
+            same = " AND ".join(f"target.{name} = source.{name}" for name in ("document_sha256", "modality"))
             merge = table.merge_insert("id").when_matched_update_all(where=same)
             self._commit(lambda: merge.execute(data))
 
@@ -144,7 +144,8 @@ class PageStore:
         """Return {content digest: vector (d,)} for those of the digests that are there."""
         values = ", ".join(_quoted(content) for content in contents)
         with self._use() as table:
-            query = table.search().where(f"content IN ({values})").select(["content", "vector"]).limit(None)
+            among = f"content IN ({values})" if values else "false"
+            query = table.search().where(among).select(["content", "vector"]).limit(None)
             found = query.to_arrow()
         dimension = found.schema.field("vector").type.list_size
         vectors = found["vector"].combine_chunks().flatten().to_numpy().reshape(-1, dimension)

@@ -2,8 +2,10 @@
 
 import unicodedata
 import zlib
+from contextlib import closing
 from pathlib import Path
 
+import pypdfium2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from nemovlm.pdf import iter_pages
 from nemovlm.pdf.layers import LAYERS
 from nemovlm.pdf.mentions import mentioned
 from nemovlm.pdf.metadata import clean
+from nemovlm.pdf.text import read_text
 from tests.support.books import assemble, box, draw, write
 from tests.support.reading import QUICK
 
@@ -292,6 +295,13 @@ def test_annotations_without_a_label_come_last(crop: bool) -> None:
     if crop:
         data = data.replace(b"/MediaBox[0 0 400 300]", b"/CropBox[0 0 400 200]/MediaBox[0 0 400 300]")
     assert text_of(data) == "an invoice\nits end" + ("" if crop else "\nseen")
+
+
+def test_a_page_that_cannot_be_copied_has_its_content() -> None:
+    """Where annotations cannot be read, as on a damaged page that is none of its document's, the rest is."""
+    with closing(pypdfium2.PdfDocument(annotated("/Subtype/Stamp{}", content=show("content", 20, 20)))) as document:
+        assert read_text(document[0], 0, has_layers=False) == "content\nseen"
+        assert read_text(document[0], 99, has_layers=False) == "content"
 
 
 def test_a_page_with_annotations_is_the_same_each_time() -> None:

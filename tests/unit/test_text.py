@@ -2,8 +2,10 @@
 
 import unicodedata
 import zlib
+from contextlib import closing
 from pathlib import Path
 
+import pypdfium2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from nemovlm.pdf import iter_pages
 from nemovlm.pdf.layers import LAYERS
 from nemovlm.pdf.mentions import mentioned
 from nemovlm.pdf.metadata import clean
+from nemovlm.pdf.text import read_text
 from tests.support.books import assemble, box, draw, write
 from tests.support.reading import QUICK
 
@@ -90,6 +93,21 @@ def test_every_grid_of_cells_is_read_row_by_row(rows: list[list[str]], turn: int
 
 
 @pytest.mark.parametrize("turn", TURNS)
+@pytest.mark.parametrize("words", [0, 200], ids=["few words", "many words"])
+@pytest.mark.parametrize("cropped", [False, True])
+def test_digits_at_equal_distances_are_cells(turn: int, words: int, cropped: bool) -> None:
+    """A row of a table that is drawn at once, with equal gaps, is no number that is spaced out."""
+    rows = ["[(2) -3000 (1) -3000 (4)]TJ", "[(17) -3000 (8) -3000 (9)]TJ", "3 Tc (2024)Tj 0 Tc"]
+    x, y, right, up = {0: (20, 250, 0, -16), 90: (100, 20, 16, 0), 180: (380, 50, 0, 16), 270: (200, 380, -16, 0)}[turn]
+    drawn = "".join(show("", x + right * n, y + up * n, turn).replace("() Tj", row) for n, row in enumerate(rows))
+    others = "".join(show("word", 20 + 40 * (n % 9), 5 + 9 * (n // 9), size=4) for n in range(words))
+    outside = show("outside", 420, 150) if cropped else ""
+    data = write((f"{box(0, 0, 500, 400)}/CropBox[0 0 410 400]", drawn + others + outside))
+    seen = [word for word in text_of(data).split() if word != "word"]
+    assert sorted(seen) == sorted(["2", "1", "4", "17", "8", "9", "2024"])
+
+
+@pytest.mark.parametrize("turn", TURNS)
 def test_the_crop_box_hides_text(turn: int) -> None:
     """Words outside the crop box are not seen, and not read; lines and cells inside stay apart."""
     outside = [("left", 10, 150), ("right", 360, 150), ("above", 150, 285), ("below", 150, 8)]
@@ -164,6 +182,13 @@ def test_a_bullet_in_private_use_goes_and_its_text_stays(bullet: str) -> None:
     ]
 
 
+def test_letters_among_control_characters_are_no_text() -> None:
+    """What happens to be a letter in a font that names none means nothing, if a third of all is none."""
+    meanings = "41=0011 42=0012 43=0051 44=0041"
+    assert text_of(coded(("4142434443444142", meanings))) == ""
+    assert text_of(coded(("41434443444344", meanings))) == "QAQAQA"
+
+
 @given(st.text())
 def test_what_is_left_of_a_string_is_text(text: str) -> None:
     """No control character but newline and tab, nothing private, unassigned or half a character gets through."""
@@ -233,6 +258,7 @@ def annotated(
         ("/Subtype/Widget/FT/Tx/T(a)/V(something else){}", "seen"),
         ("/Subtype/Widget/FT/Tx/T(a)/V(s een){}", "s een"),  # a comb: the letters are drawn one by one
         ("/Subtype/Widget/FT/Btn/Ff 65536/T(a){}", "seen"),  # the name of a button
+        ("/Subtype/Widget/FT/Btn/T(a){}", ""),  # a tick
         ("/Subtype/Stamp/F 2{}", ""),
         ("/Subtype/FreeText/F 32{}", ""),
         ("/Subtype/Widget/FT/Tx/T(a)/F 2/V(hidden){}", ""),
@@ -271,9 +297,17 @@ def test_annotations_without_a_label_come_last(crop: bool) -> None:
     assert text_of(data) == "an invoice\nits end" + ("" if crop else "\nseen")
 
 
+def test_a_page_that_cannot_be_copied_has_its_content() -> None:
+    """Where annotations cannot be read, as on a damaged page that is none of its document's, the rest is."""
+    with closing(pypdfium2.PdfDocument(annotated("/Subtype/Stamp{}", content=show("content", 20, 20)))) as document:
+        assert read_text(document[0], 0, has_layers=False) == "content\nseen"
+        assert read_text(document[0], 99, has_layers=False) == "content"
+
+
 def test_a_page_with_annotations_is_the_same_each_time() -> None:
     """Reading annotations leaves the document as it was: picture and text come again."""
-    pages = list(iter_pages(draw(fields, fields), pages=[0, 1, 0, 0], tiling=QUICK))
+    blank, *pages = iter_pages(draw(lambda _: None, fields, fields), pages=[0, 1, 2, 1, 1], tiling=QUICK)
+    assert blank.text == ""
     assert len({page.sha256 for page in pages}) == 1
     assert "Quintana" in pages[0].text
 
@@ -356,9 +390,18 @@ def test_what_a_layer_hides_is_not_read(data: bytes, seen: str) -> None:
 
 def test_text_that_lies_invisibly_on_a_layer_that_is_on_is_read() -> None:
     """Text behind a scanned page is drawn by nobody; white text is not seen on white, and blanks never are."""
-    content = on_layer("A", f"3 Tr {show('scanned', 20, 250)} 0 Tr 1 g {show('white', 20, 230)}")
+    content = on_layer("A", f"3 Tr {show('scanned', 20, 250)} 0 Tr") + on_layer("C", f"1 g {show('white', 20, 230)}")
     off = on_layer("B", f"3 Tr {show('hidden', 20, 200)} 0 Tr")
     assert text_of(layered("/OFF[7 0 R]", content + off)).split() == ["scanned", "white"]
+
+
+def test_text_in_a_font_without_glyphs_is_read() -> None:
+    """Programs that recognize text write it behind the picture with glyphs that draw nothing, so nobody can tell."""
+    content = on_layer("A", "BT /G 12 Tf 20 250 Td (a) Tj ET")
+    procedure = "/CharProcs<</a 9 0 R>>/Encoding<</Differences[97/a]>>/FirstChar 97/LastChar 97/Widths[500]"
+    font = f"/G<</Type/Font/Subtype/Type3/FontBBox[0 0 1000 1000]/FontMatrix[.001 0 0 .001 0 0]{procedure}>>"
+    data = layered("/OFF[7 0 R]", content, "/A 6 0 R", stream("500 0 0 0 500 700 d1"))
+    assert text_of(data.replace(b"/Font<<", b"/Font<<" + font.encode(), 1)) == "a"
 
 
 def test_layers_are_found_in_compressed_and_encrypted_files(tmp_path: Path) -> None:

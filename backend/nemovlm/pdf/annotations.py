@@ -1,7 +1,7 @@
 """What annotations of a page say: filled form fields, text boxes and stamps. Touches PDFium, as `text` does."""
 
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple, TypeAlias
 
@@ -54,18 +54,28 @@ def read_annotations(page: pypdfium2.PdfPage, index: int, read: Callable[[pypdfi
     seen = [found for number in range(count) if (found := _look(page, number))]
     if not seen:
         return []
+    try:
+        texts = _read_flat(page, index, [found.number for found in seen], read)
+    except pypdfium2.PdfiumError:  # a damaged page cannot be copied, but drawn
+        return []
+    if len(texts) != len(seen):  # one has no place on the page: then it is not known which
+        return [Annotation(text, page.get_bbox()) for text in texts]
+    return [Annotation(_choose(text, found), found.box) for text, found in zip(texts, seen, strict=True)]
+
+
+def _read_flat(
+    page: pypdfium2.PdfPage, index: int, numbers: Sequence[int], read: Callable[[pypdfium2.PdfPage], str]
+) -> list[str]:
+    """Return the text of those annotations that have a place on the page."""
     with closing(pypdfium2.PdfDocument.new()) as copy:
         copy.import_pages(page.pdf, [index])
         with closing(copy[0]) as copied:
-            for number in sorted(set(range(count)) - {found.number for found in seen}, reverse=True):
+            for number in sorted(set(range(pdfium.FPDFPage_GetAnnotCount(copied))) - set(numbers), reverse=True):
                 pdfium.FPDFPage_RemoveAnnot(copied, number)
             if pdfium.FPDFPage_Flatten(copied, pdfium.FLAT_NORMALDISPLAY) != pdfium.FLATTEN_SUCCESS:
                 return []
         with closing(copy[0]) as flat:
-            texts = list(_read_forms(flat, read))
-    if len(texts) != len(seen):  # one has no place on the page: then it is not known which
-        return [Annotation(text, page.get_bbox()) for text in texts]
-    return [Annotation(_choose(text, found), found.box) for text, found in zip(texts, seen, strict=True)]
+            return list(_read_forms(flat, read))
 
 
 def _look(page: pypdfium2.PdfPage, number: int) -> _Seen | None:
@@ -110,9 +120,13 @@ def _string(function: Callable[..., int], page: pypdfium2.PdfPage, *arguments: A
 
 def _read_forms(page: pypdfium2.PdfPage, read: Callable[[pypdfium2.PdfPage], str]) -> Iterator[str]:
     """Yield the text of each form in the last object of a page: this is what its annotations have become."""
-    *others, flat = (pdfium.FPDFPage_GetObject(page, n) for n in range(pdfium.FPDFPage_CountObjects(page)))
-    forms = [pdfium.FPDFFormObj_GetObject(flat, n) for n in range(pdfium.FPDFFormObj_CountObjects(flat))]
-    for other in (*others, *forms):
+    objects = [pdfium.FPDFPage_GetObject(page, n) for n in range(pdfium.FPDFPage_CountObjects(page))]
+    forms = [
+        pdfium.FPDFFormObj_GetObject(flat, n)
+        for flat in objects[-1:]
+        for n in range(pdfium.FPDFFormObj_CountObjects(flat))
+    ]
+    for other in (*objects[:-1], *forms):
         pdfium.FPDFPageObj_SetIsActive(other, False)
     for form in forms:
         pdfium.FPDFPageObj_SetIsActive(form, True)

@@ -1,12 +1,13 @@
 """What annotations of a page say: filled form fields, text boxes and stamps. Touches PDFium, as `text` does."""
 
-import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple, TypeAlias
 
 import pypdfium2
 import pypdfium2.raw as pdfium
+
+from nemovlm.pdf.strings import read_string
 
 Box: TypeAlias = tuple[float, float, float, float]
 """Left, bottom, right, top; points of the page."""
@@ -95,7 +96,7 @@ def _look(page: pypdfium2.PdfPage, number: int) -> _Seen | None:
         return _Seen(
             number,
             (rectangle.left, rectangle.bottom, rectangle.right, rectangle.top),
-            _string(pdfium.FPDFAnnot_GetFormFieldValue, page, annotation)
+            read_string(pdfium.FPDFAnnot_GetFormFieldValue, page.formenv, annotation)
             if field == pdfium.FPDF_FORMFIELD_TEXTFIELD
             else "",
             _chosen(page, annotation) if field == pdfium.FPDF_FORMFIELD_LISTBOX else None,
@@ -107,15 +108,7 @@ def _look(page: pypdfium2.PdfPage, number: int) -> _Seen | None:
 def _chosen(page: pypdfium2.PdfPage, annotation: Any) -> str:
     options = range(pdfium.FPDFAnnot_GetOptionCount(page.formenv, annotation))
     chosen = (n for n in options if pdfium.FPDFAnnot_IsOptionSelected(page.formenv, annotation, n))
-    return "\n".join(_string(pdfium.FPDFAnnot_GetOptionLabel, page, annotation, n) for n in chosen)
-
-
-def _string(function: Callable[..., int], page: pypdfium2.PdfPage, *arguments: Any) -> str:
-    """Return what a function of PDFium's writes: UTF-16 and a NUL, counted in bytes."""
-    size = function(page.formenv, *arguments, None, 0)
-    buffer = (ctypes.c_ushort * (size // 2))()
-    function(page.formenv, *arguments, buffer, size)
-    return bytes(buffer)[:-2].decode("utf-16-le", "surrogatepass")
+    return "\n".join(read_string(pdfium.FPDFAnnot_GetOptionLabel, page.formenv, annotation, n) for n in chosen)
 
 
 def _read_forms(page: pypdfium2.PdfPage, read: Callable[[pypdfium2.PdfPage], str]) -> Iterator[str]:

@@ -12,6 +12,8 @@ from unicodedata import category
 import pypdfium2
 import pypdfium2.raw as pdfium
 
+from nemovlm.pdf.strings import read_string
+
 _OWN_LETTERS = frozenset(bytes(range(0x20, 0x100)).decode("cp1252", "ignore") + "\n\t")
 _INVISIBLE = ("C", "Z")  # general categories of Unicode: control characters and separators
 # Sans, serif and fixed width: what systems have that covers more. The first are as wide as Arial, Times and Courier.
@@ -47,15 +49,8 @@ def fonts_without_letters(page: pypdfium2.PdfPage, text: str) -> set[str]:
                 continue
             address = ctypes.addressof(font.contents)
             fonts[address] = font
-            used[address] |= foreign.intersection(_text_of(item, text_page))
+            used[address] |= foreign.intersection(read_string(pdfium.FPDFTextObj_GetText, item, text_page))
     return {_name_of(fonts[address]) for address, letters in used.items() if _cannot_draw(fonts[address], letters)}
-
-
-def _text_of(item: pypdfium2.PdfObject, text_page: pypdfium2.PdfTextPage) -> str:
-    size = pdfium.FPDFTextObj_GetText(item, text_page, None, 0)
-    buffer = (ctypes.c_ushort * (size // 2))()
-    pdfium.FPDFTextObj_GetText(item, text_page, buffer, size)
-    return bytes(buffer)[:-2].decode("utf-16-le", "replace")
 
 
 def _cannot_draw(font: object, letters: set[str]) -> bool:

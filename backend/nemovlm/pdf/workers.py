@@ -35,7 +35,7 @@ from nemovlm.pdf.source import OpenSource, PdfSource
 
 _log = logging.getLogger("nemovlm")
 
-_AHEAD = 4
+_AHEAD = 4  # pages for each process that are dealt out before the reader wants them
 _DEATHS = 2  # of processes at one page, after which it was the page, and not whoever kills processes for want of memory
 _TRIES = 4  # beside those there are processes that died before they came to it
 

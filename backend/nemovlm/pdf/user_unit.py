@@ -19,7 +19,10 @@ def user_unit(document: pypdfium2.PdfDocument, index: int) -> float:
     """
     written = BytesIO()
     with closing(pypdfium2.PdfDocument.new()) as copy:
-        copy.import_pages(document, [index])
+        try:
+            copy.import_pages(document, [index])
+        except pypdfium2.PdfiumError:  # damaged pages cannot be copied, but drawn
+            return 1.0
         copy.save(written)
     found = _VALUE.search(written.getvalue())
     unit = float(found[1]) if found else 1.0

@@ -2,7 +2,8 @@
 
 Every run is the real command in a fresh process with an index of its own; its peak is what the operating system
 reports when it ends (`ru_maxrss`). The PDFs repeat the pages of the sample library (needs reportlab) with a number
-on each, since the index takes the vector of an equal page over instead of embedding it.
+on each, since the index takes the vector of an equal page over instead of embedding it. The process that renders pages
+for the command is measured by itself (on Linux): its peak when all pages of the PDF have been read.
 
     python benchmarks/memory.py --pages 2000 --few 100
     python benchmarks/memory.py --model path/to/checkpoint --modality text
@@ -46,6 +47,23 @@ def peak(pdf: Path, model: str, modality: str | None) -> float:
     return usage.ru_maxrss * UNIT / MIB
 
 
+RENDERING = """
+import re, sys
+from pathlib import Path
+from nemovlm import iter_pages
+for page in iter_pages(sys.argv[1]):
+    pass
+(child,) = (child for task in Path("/proc/self/task").iterdir() for child in (task / "children").read_text().split())
+print(re.search(r"VmHWM:\\s*(\\d+)", Path(f"/proc/{child}/status").read_text())[1])
+"""
+
+
+def rendering_peak(pdf: Path) -> float:
+    """Read `pdf` to its end, and return the most memory that the process that renders had, in MiB."""
+    command = [sys.executable, "-c", RENDERING, str(pdf)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) / 1024
+
+
 def main() -> None:
     """Read the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -60,12 +78,17 @@ def main() -> None:
         sizes = {f"{n} pages, {pdf.stat().st_size / MIB:.1f} MiB": pdf for n, pdf in pdfs.items()}
         runs = {name: partial(peak, pdf, given.model, given.modality) for name, pdf in sizes.items()}
         peaks = in_turns(runs, given.rounds)
+        rendering = in_turns({name: partial(rendering_peak, pdf) for name, pdf in sizes.items()}, given.rounds)
     few, many = peaks.values()
     show(
         f"Peak memory of `nemovlm index`, {given.rounds} rounds",
-        [["PDF", "MiB, median (min..max)"], *([name, spread(values, 0)] for name, values in peaks.items())],
+        [
+            ["PDF", "MiB, median (min..max)", "of the process that renders, MiB"],
+            *([name, spread(values, 0), spread(rendering[name], 0)] for name, values in peaks.items()),
+        ],
         [
             f"long / short: {spread(ratios(many, few), 3)}; promised: at most 1.15",
+            f"of the process that renders: {spread(ratios(*reversed(rendering.values())), 3)}; promised: at most 1.15",
             f"model: {given.model}",
             machine("torch", "lancedb", "pypdfium2"),
         ],

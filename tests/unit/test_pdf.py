@@ -364,9 +364,19 @@ def test_the_right_password_opens(password: str, locked: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("password", "what"), [(None, "pass password="), ("", "pass password="), ("guess", "wrong"), ("ü\0x", "wrong")]
+    ("password", "what"),
+    [
+        (None, "pass password="),
+        ("", "pass password="),
+        ([], "pass password="),
+        ("guess", "wrong"),
+        (["guess"], "the password is wrong"),
+        (["guess", "guess again"], "none of the 2 passwords is right"),
+        ("\xfc\0x", "wrong"),
+        ("\udce9", "wrong"),
+    ],
 )
-def test_another_password_does_not_open(password: str | None, what: str, locked: bytes) -> None:
+def test_another_password_does_not_open(password: Any, what: str, locked: bytes) -> None:
     """A missing password is told apart from a wrong one, and neither is repeated."""
     error = failure(locked, password=password)
     assert isinstance(error, PdfPasswordError)
@@ -375,8 +385,19 @@ def test_another_password_does_not_open(password: str | None, what: str, locked:
 
 
 def test_a_needless_password_does_no_harm(document: bytes) -> None:
-    """One password can be given for a whole library."""
-    assert only(document, password="user", pages=[0], tiling=QUICK).text == "number 0"
+    """One password can be given for a whole library: for what is not locked, or by its owner's password alone."""
+    restricted = StandardEncryption("", ownerPassword="owner", canPrint=0, strength=128)
+    for data in (document, numbered(12, encrypt=restricted)):
+        for password in (None, "owner", "user", ["some", "other"]):
+            assert only(data, password=password, pages=[0], tiling=QUICK).text == "number 0"
+
+
+def test_several_passwords_open_several_documents(locked: bytes, document: bytes) -> None:
+    """Each is tried in turn; a long document is opened anew with the one that was right."""
+    passwords = ["guess", "user", "secret"]
+    for data in (locked, document, numbered(250, encrypt="secret")):
+        pages = list(iter_pages(data, password=passwords, tiling=QUICK))
+        assert [page.text for page in pages] == [f"number {n}" for n in range(len(pages))]
 
 
 def test_another_protection_is_told_apart_from_a_password(locked: bytes) -> None:

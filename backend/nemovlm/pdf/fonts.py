@@ -36,7 +36,7 @@ def fonts_without_letters(page: pypdfium2.PdfPage, text: str) -> set[str]:
         page: A page.
         text: What is on it.
     """
-    if not (foreign := {letter for letter in text if letter not in _OWN_LETTERS}):
+    if not (foreign := set(text) - _OWN_LETTERS):
         return set()
     used: dict[int, set[str]] = defaultdict(set)
     fonts = {}

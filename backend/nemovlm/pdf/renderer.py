@@ -1,4 +1,4 @@
-"""PDFium renders pages. Of the other files, `text`, `annotations` and those of layers touch it.
+"""PDFium renders pages. It is touched here, and in the files beneath this one that say so.
 
 PDFium is not thread-safe, so every call is made under one lock, which is never held longer than for one page.
 """
@@ -7,8 +7,8 @@ import ctypes
 import math
 import os
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from functools import cached_property
 from typing import Self
 
@@ -77,7 +77,7 @@ class Renderer:
         self._vision = vision
         self._dpi = dpi
         self._rendered = 0
-        with _lock:
+        with _lock, self._damage_told():
             self._document, self._password = self._open((None, *passwords))
             self.notes = _init_forms(self._document)
             """What whoever reads it should know, a sentence each."""
@@ -124,10 +124,20 @@ class Renderer:
     def attachment(self, number: int) -> bytes | PdfError:
         """Return the content of an attachment (0-based)."""
         try:
-            with _lock:
+            with _lock, self._damage_told():
                 return read_attachment(self._document, number)
-        except ValueError as error:
-            return PdfError(f"the attached PDF cannot be read: {error}").at(self._file.name)
+        except PdfError as error:
+            return error
+
+    @contextmanager
+    def _damage_told(self) -> Iterator[None]:
+        """Have what goes wrong within be a `PdfError`, but for files that cannot be read: damage is of every kind."""
+        try:
+            yield
+        except (PdfError, OSError):
+            raise
+        except Exception as error:
+            raise PdfFormatError(f"it is too damaged to be read ({one_line(error)})").at(self._file.name) from error
 
     @cached_property
     def _mentioned(self) -> set[bytes]:
@@ -193,7 +203,9 @@ class Renderer:
         """Return the document, and the password that opens it, None if it needs none."""
         code = pdfium.FPDF_ERR_SUCCESS
         for password in passwords:
-            handle = pdfium.FPDF_LoadDocument(os.fsencode(self._file.path), password.encode() if password else None)
+            handle = pdfium.FPDF_LoadDocument(
+                os.fsencode(self._file.path), password.encode("utf-8", "surrogatepass") if password else None
+            )
             if handle or (code := pdfium.FPDF_GetLastError()) != pdfium.FPDF_ERR_PASSWORD:
                 break
         if version_of(self._file.path) != self._file.version:

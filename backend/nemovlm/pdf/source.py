@@ -165,7 +165,7 @@ def _open(path: Path, timeout: float | None) -> tuple[int, str] | bytes:
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
     descriptor = os.open(path, flags)
     if not stat.S_ISFIFO(mode):
-        return descriptor, str(path)
+        return descriptor, os.path.abspath(path)
     try:
         return b"".join(_read_pipe(descriptor, timeout))
     finally:

@@ -1,17 +1,15 @@
 """PDFs that stand for something else: a form that Adobe's programs alone can show, and other PDFs that are attached."""
 
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pypdfium2 import PdfDocument
 
 from langchain_nemovlm import NemoVLMPDFLoader
 from llamaindex_nemovlm import NemoVLMPDFReader
 from nemovlm.errors import PdfError, PdfFormatError, PdfPasswordError
 from nemovlm.pdf import count_pages, iter_pages, read_pages, workers
-from tests.support.books import assemble, numbered
+from tests.support.books import assemble, numbered, with_attached
 from tests.support.reading import QUICK
 
 
@@ -19,16 +17,6 @@ from tests.support.reading import QUICK
 def _warnings() -> None:
     """Warnings that come once come in each test."""
     workers.warn_once.cache_clear()
-
-
-def with_attached(content: bytes, attached: dict[str, bytes]) -> bytes:
-    """A PDF to which files are attached."""
-    document, file = PdfDocument(content), BytesIO()
-    for name, data in attached.items():
-        document.new_attachment(name).set_data(data)
-    document.save(file)
-    document.close()
-    return file.getvalue()
 
 
 def form(needs_rendering: bool) -> bytes:

@@ -18,6 +18,7 @@ import pytest
 from reportlab.lib.pdfencrypt import StandardEncryption
 
 from nemovlm.errors import PdfPageError
+from nemovlm.models.tiling import Tiling
 from nemovlm.pdf import Page, iter_pages, processes, read_pages, workers
 from nemovlm.threads import wait
 from tests.support.books import box, numbered, write
@@ -106,7 +107,7 @@ def start_one() -> psutil.Process:
 
 def let_run(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     """Have processes run `code`, with the worker as `worker`, before they begin."""
-    program = f"from nemovlm.pdf import worker; {code}; worker.main()"
+    program = "from nemovlm.pdf import worker; {code}; worker.main()"
     monkeypatch.setattr(processes, "_command", lambda: [sys.executable, "-c", program])
 
 
@@ -233,6 +234,13 @@ def test_a_page_at_which_one_process_died_comes(
     assert died.exists()
 
 
+OWN_TILING = """
+from tests.support.books import numbered
+from nemovlm import iter_pages
+print(sum(1 for _ in iter_pages(numbered(2), tiling=Own(tile=64))))
+"""
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [
@@ -252,6 +260,21 @@ def test_where_no_process_can_be_had_pages_are_rendered_here(
         assert numbers(in_processes(document, tiling=QUICK)) == ALL
     (message,) = caplog.messages
     assert said in message
+
+
+def test_a_tiling_that_cannot_be_sent_is_used_here(document: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """A class of somebody else's may be known in no other process: of a function, or of the main module."""
+
+    class Own(Tiling):
+        pass
+
+    workers.warn_once.cache_clear()
+    assert numbers(iter_pages(document, tiling=Own(tile=64))) == ALL
+    assert "a page that takes for ever cannot be given up" in caplog.text
+    program = "from nemovlm.models.tiling import Tiling\nclass Own(Tiling): pass\n" + OWN_TILING
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "2\n"
+    assert "it can have neither the file nor the tiling" in done.stderr
 
 
 def test_a_process_ends_when_it_has_nothing_to_do(document: bytes, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from functools import partial
 from io import BytesIO
 from typing import Any
 
+from pypdfium2 import PdfDocument
 from reportlab.pdfgen.canvas import Canvas  # type: ignore[import-untyped]
 
 Pages = list[tuple[str, str | None]]  # colours and texts
@@ -77,3 +78,13 @@ def assemble(*objects: bytes) -> bytes:
 
 def box(*corners: float) -> str:
     return f"/MediaBox[{' '.join(map(str, corners))}]"
+
+
+def with_attached(content: bytes, attached: dict[str, bytes]) -> bytes:
+    """A PDF to which files are attached."""
+    document, file = PdfDocument(content), BytesIO()
+    for name, data in attached.items():
+        document.new_attachment(name).set_data(data)
+    document.save(file)
+    document.close()
+    return file.getvalue()

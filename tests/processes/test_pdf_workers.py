@@ -107,7 +107,7 @@ def start_one() -> psutil.Process:
 
 def let_run(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     """Have processes run `code`, with the worker as `worker`, before they begin."""
-    program = "from nemovlm.pdf import worker; {code}; worker.main()"
+    program = f"from nemovlm.pdf import worker; {code}; worker.main()"
     monkeypatch.setattr(processes, "_command", lambda: [sys.executable, "-c", program])
 
 

@@ -2,7 +2,8 @@
 
 The baseline opens the PDF with pypdfium2, draws every page with `page.render(scale=...).to_pil()` at the pixels
 that `iter_pages` chooses, and closes it. It reads no text, which `iter_pages` does. The process that reads renders
-nothing itself. The start of the others counts in the first round. Without `--pdf` the pages are those of the sample library (needs reportlab), repeated.
+nothing itself. The start of the others counts in the first round. Without `--pdf` the pages are those of the sample
+library (needs reportlab), repeated.
 
     python benchmarks/rendering.py --pages 1000
     python benchmarks/rendering.py --pdf report.pdf

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nemovlm import Embedder, PageIndex
+from nemovlm import Embedder, Page, PageIndex
 from nemovlm.errors import NemoVLMError, PdfPageError
 from nemovlm.index import AddReport, run
 from nemovlm.index.store import PageStore
@@ -202,23 +202,31 @@ def test_several_at_once(
     assert {row["text_version"] for row in rows(tmp_path / "db")} == {TEXT_VERSION}
 
 
+def read_otherwise(patch: pytest.MonkeyPatch, change: Callable[[Page], Any]) -> None:
+    """Have runs read what a function makes of each page."""
+    read = run.read_pages
+
+    def changed(*arguments: Any, **options: Any) -> Iterator[Any]:
+        yield from map(change, read(*arguments, **options))  # type: ignore[arg-type]
+
+    patch.setattr(run, "read_pages", changed)
+
+
 def test_a_file_that_changes_meanwhile_is_reported(
     index: Callable[[Modality], PageIndex], pdf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Although nothing had to be embedded; the next run has its pages."""
-    read = run.read_pages
 
-    def replaced(*arguments: Any, **options: Any) -> Iterator[Any]:
-        for page in read(*arguments, **options):
-            (tmp_path / "other").write_bytes(numbered(3))
-            (tmp_path / "other").replace(pdf)
-            yield page
+    def replaced(page: Page) -> Page:
+        (tmp_path / "other").write_bytes(numbered(3))
+        (tmp_path / "other").replace(pdf)
+        return page
 
     pages = index("image")
-    monkeypatch.setattr(run, "read_pages", replaced)
-    report = pages.add(pdf, refresh_text=True)
+    with monkeypatch.context() as patch:
+        read_otherwise(patch, replaced)
+        report = pages.add(pdf, refresh_text=True)
     assert ["the file changed while it was indexed" in str(error) for error in report.failed] == [True]
-    monkeypatch.setattr(run, "read_pages", read)
     assert pages.add(pdf, refresh_text=True).failed == []
     assert [row["text"] for row in rows(tmp_path / "db")] == ["number 0", "number 1", "number 2"]
 
@@ -227,15 +235,13 @@ def test_a_page_that_cannot_be_read_keeps_what_it_has(
     index: Callable[[Modality], PageIndex], pdf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is reported, stays outdated, and is read by a later run."""
-    read = run.read_pages
 
-    def broken(*arguments: Any, **options: Any) -> Iterator[Any]:
-        for page in read(*arguments, **options):
-            yield PdfPageError("the page cannot be read", page=2) if page.index == 2 else page
+    def broken(page: Page) -> Page | PdfPageError:
+        return PdfPageError("the page cannot be read", page=2) if page.index == 2 else page
 
     pages = index("image")
     with monkeypatch.context() as patch:
-        patch.setattr(run, "read_pages", broken)
+        read_otherwise(patch, broken)
         report = pages.add(pdf, refresh_text=True)
     assert (report.refreshed, len(report.failed)) == (PAGES - 1, 1)
     assert [row["text_version"] for row in rows(tmp_path / "db")] == [2, 2, None, 2, 2]

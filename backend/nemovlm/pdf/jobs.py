@@ -7,12 +7,11 @@ import mmap
 import os
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import NamedTuple, TypeAlias
 
-from nemovlm.errors import PdfError, PdfPageError
-from nemovlm.pdf.page import RenderedPage
-from nemovlm.pdf.source import File, make_file
+from nemovlm.errors import PdfError
+from nemovlm.pdf.page import RenderedPage, page_failure
+from nemovlm.pdf.source import File, let_go, make_file
 
 PAGE_TIMEOUT = 60.0
 """Seconds that a page may take. Of 4,944 PDFs of public collections of test files one takes longer: it never ends."""
@@ -104,7 +103,7 @@ def failure(name: str, task: Task, why: str) -> PdfError:
         return PdfError(f"the PDF cannot be opened{why}").at(name)
     if isinstance(task, Attachment):
         return PdfError(f"a PDF that is attached cannot be read{why}").at(name)
-    return PdfPageError(f"the page cannot be read{why}", page=task).at(f"{name} page {task + 1}")
+    return page_failure(name, task, why)
 
 
 class SharedFile:
@@ -134,7 +133,7 @@ class SharedFile:
         self._end = 0
         self._idle: list[Place] = []
         self._maps: dict[Place, mmap.mmap] = {}
-        weakref.finalize(self, _remove_file, self._descriptor, path)
+        weakref.finalize(self, let_go, self._descriptor, path, os.getpid())
 
     def take(self, size: int) -> Place:
         """Return a place of `size` bytes at least.
@@ -163,10 +162,3 @@ class SharedFile:
         if place not in self._maps:
             self._maps[place] = mmap.mmap(self._descriptor, place.size, offset=place.offset)
         return memoryview(self._maps[place])
-
-
-def _remove_file(descriptor: int, path: str | None) -> None:
-    os.close(descriptor)
-    if path:
-        with suppress(OSError):
-            os.unlink(path)

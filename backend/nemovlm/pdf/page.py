@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from nemovlm.errors import PdfPageError
 from nemovlm.images import save_png
 from nemovlm.inputs import Modality, Passage
 
@@ -121,6 +122,11 @@ class PageSize(NamedTuple):
     def dpi(self) -> float:
         """Pixels per inch, along the width."""
         return self.columns / self.width * POINTS_PER_INCH
+
+
+def page_failure(name: str, page: int, why: str) -> PdfPageError:
+    """Return the error of a page (0-based) of a document called `name`; `why` is how the sentence goes on."""
+    return PdfPageError(f"the page cannot be read{why}", page=page).at(f"{name} page {page + 1}")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import cached_property
-from typing import Self
 
 import pypdfium2
 import pypdfium2.raw as pdfium
@@ -25,7 +24,7 @@ from nemovlm.pdf.fonts import SystemFonts, fonts_without_letters
 from nemovlm.pdf.layers import LAYERS
 from nemovlm.pdf.mentions import mentioned
 from nemovlm.pdf.metadata import read_info
-from nemovlm.pdf.page import POINTS_PER_INCH, PageSize, RenderedPage
+from nemovlm.pdf.page import POINTS_PER_INCH, PageSize, RenderedPage, page_failure
 from nemovlm.pdf.source import File, version_of
 from nemovlm.pdf.strings import read_string
 from nemovlm.pdf.text import read_text
@@ -91,12 +90,6 @@ class Renderer:
             self.close()
             raise PdfFormatError("the PDF has no pages; it is empty or damaged").at(file.name)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def close(self) -> None:
         """Close the document. Closing twice is harmless."""
         with _lock:
@@ -117,9 +110,9 @@ class Renderer:
                 size = self._measure(index)
                 return self._render(index, size, buffer(size.nbytes))
         except Exception as error:
-            failure = PdfPageError(f"the page cannot be read ({one_line(error)})", page=index)
+            failure = page_failure(self._file.name, index, f" ({one_line(error)})")
             failure.__cause__ = error
-            return failure.at(f"{self._file.name} page {index + 1}")
+            return failure
 
     def attachment(self, number: int) -> bytes | PdfError:
         """Return the content of an attachment (0-based)."""

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Self, TypeAlias
+from typing import BinaryIO, NamedTuple, TypeAlias
 
 from nemovlm.errors import ConfigurationError, PdfError, PdfFormatError, one_line
 from nemovlm.paths import local_path, read_binary, readable_name
@@ -64,17 +64,11 @@ class OpenSource:
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             raise PdfError(f"the file cannot be read: {one_line(error)}").at(self.name) from error
         temporary = None if isinstance(opened, tuple) else self._path
-        self.close = weakref.finalize(self, _close, self._descriptor, temporary, os.getpid())
+        self.close = weakref.finalize(self, let_go, self._descriptor, temporary, os.getpid())
         """Let go of it. Closing twice is harmless."""
         if not os.fstat(self._descriptor).st_size:
             self.close()
             raise PdfFormatError("the file is empty (0 bytes)").at(self.name)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     @property
     def file(self) -> File:
@@ -103,7 +97,7 @@ def kind_of(mode: int) -> str:
 
 
 def make_file() -> tuple[int, str | None]:
-    """Return the descriptor of a new file for memory, and its path if it has one; then somebody must remove it.
+    """Return the descriptor of a new file for memory, and its path if it has one: what `let_go` takes in the end.
 
     On Linux the file is one of memory alone (`memfd_create`), for which /dev/shm, 64 MB in a container, is no limit.
     Elsewhere it is a temporary one.
@@ -119,6 +113,15 @@ def make_file() -> tuple[int, str | None]:
         os.unlink(path)  # nothing is left of it, whoever is killed
         return descriptor, None
     return descriptor, path
+
+
+def let_go(descriptor: int, temporary: str | None, maker: int) -> None:
+    """Close a file, and remove it if it is a temporary one of this process, and not of one that it was forked from."""
+    with suppress(OSError):
+        os.close(descriptor)
+    if temporary and os.getpid() == maker:
+        with suppress(OSError):
+            os.unlink(temporary)
 
 
 def require_local_path(path: str | os.PathLike[str], instead: str = "pass its bytes") -> Path:
@@ -203,14 +206,6 @@ def _keep(content: bytes) -> tuple[int, str | None]:
         with open(descriptor, "wb", closefd=False) as file:
             file.write(content)
     except OSError:
-        _close(descriptor, path, os.getpid())
+        let_go(descriptor, path, os.getpid())
         raise
     return descriptor, path
-
-
-def _close(descriptor: int, temporary: str | None, maker: int) -> None:
-    with suppress(OSError):
-        os.close(descriptor)
-    if temporary and os.getpid() == maker:  # and not a child that was forked from it
-        with suppress(OSError):
-            os.unlink(temporary)

@@ -151,7 +151,8 @@ class Guard:
                     break
                 if self._work and (excess := _excess(self._work[0], seconds)):
                     with suppress(OSError):
-                        self._send(LastAnswer(_given_up(*self._work, excess)))
+                        document, task = self._work
+                        self._send(LastAnswer(failure(document.file.name, task, f": that takes {excess}")))
                     break
         os._exit(0)
 
@@ -178,13 +179,9 @@ def _own_memory() -> int:
     return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _given_up(document: Document, task: Task, excess: str) -> PdfError:
-    return failure(document.file.name, task, f": that takes {excess}")
-
-
 def main() -> None:
     """Render what is asked for until nobody asks any more."""
-    logging.disable()  # what there is to say of a document was said where it was opened first
+    logging.disable()  # what there is to say of a document goes with the answers, and is said where they are read
     jobs, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whoever prints here does not print into the answers
     guard = Guard(answers)

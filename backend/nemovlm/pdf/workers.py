@@ -89,6 +89,7 @@ class OpenPdf:
         if workers < 1:
             raise ConfigurationError(f"workers={workers}: one process at least has to render")
         self._source = OpenSource(source, name, page_timeout)
+        self.name = self._source.name
         given = (password,) if isinstance(password, str) else password or ()
         self._passwords = tuple(each for each in given if each)
         self._tiling = tiling
@@ -108,7 +109,6 @@ class OpenPdf:
         except BaseException:
             self.close()
             raise
-        self.name = self._source.name
         self.total = self._facts.total
         """Pages."""
         self.attached_names = self._facts.attached
@@ -224,7 +224,7 @@ class OpenPdf:
         if not deaths:
             return None
         # Not here, where it would be the death of the whole program.
-        return failure(self._source.name, task, f" (the process that was at it died: {reason})")
+        return failure(self.name, task, f" (the process that was at it died: {reason})")
 
     def _take(self, process: RenderingProcess, answer: Answer) -> Any:
         if not isinstance(answer, Rendered):
@@ -240,7 +240,7 @@ class OpenPdf:
             warn_once(f"{self.name}: {what}; install fonts that have them")
         size = rendered.size
         return Page(
-            source=self._source.name,
+            source=self.name,
             index=rendered.index,
             label=rendered.label,
             total=self.total,
@@ -257,7 +257,7 @@ class OpenPdf:
             try:
                 self._here = Renderer(self._source.file, self._passwords, self._tiling, self._dpi)
             except OSError as error:
-                raise PdfError(f"the file cannot be read: {one_line(error)}").at(self._source.name) from error
+                raise PdfError(f"the file cannot be read: {one_line(error)}").at(self.name) from error
         return self._here
 
     def _buffer(self, size: int) -> bytearray:

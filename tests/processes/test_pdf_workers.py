@@ -83,6 +83,7 @@ def test_processes_do_not_run_away(document: bytes) -> None:
 @pytest.fixture(autouse=True)
 def no_processes() -> Iterator[None]:
     """Every test begins without a process, and ends all of its own."""
+    processes._end_all()  # those of other files, which would be taken first
     yield
     processes._end_all()
     assert psutil.wait_procs(running(), 10)[1] == []

@@ -13,7 +13,7 @@ import pytest
 from nemovlm import Embedder, PageIndex
 from nemovlm.index.store import PageStore
 from tests.support.command import COMMAND
-from tests.support.old_index import ids, without_key
+from tests.support.old_index import ids, with_old_texts, without_key
 
 INDEXING = """
 import sys, time
@@ -222,6 +222,26 @@ def test_menders_at_the_same_time(tmp_path: Path) -> None:
         assert at is not None
         at.mend()
         assert ids(folder) == sorted(OLD + NEW)
+
+
+def test_a_write_that_another_mends_in_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that were prepared for a table as it was before it was mended are written into the mended one."""
+    make(tmp_path)
+    with_old_texts(tmp_path, str)
+    without_key(tmp_path, times=2)
+    store = PageStore.open(tmp_path)
+    assert store is not None
+    commit = store._commit
+
+    def late(change: Callable[[], object]) -> None:
+        other = PageStore.open(tmp_path)
+        assert other is not None
+        other.mend()
+        commit(change)
+
+    monkeypatch.setattr(store, "_commit", late)
+    store.write([{"id": "new", "document": "new", "page": 0, "vector": [1.0, 0.0], "text_version": 2}])
+    assert ids(tmp_path) == ["new", *OLD]
 
 
 def test_a_mender_that_is_killed(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def with_old_texts(folder: Path, change: Callable[[str], str]) -> None:
     schema = pa.schema([field for field in old.schema if field.name != "text_version"], metadata=old.schema.metadata)
     rows = old.to_arrow().to_pylist()
     for row in rows:
-        if (text := change(row["text"])) != row["text"]:
+        if row["text"] is not None and (text := change(row["text"])) != row["text"]:
             vector = row["vector"] if row["modality"] == "image" else [-number for number in row["vector"]]
             row |= {"text": text, "content": f"of {text}", "vector": vector}
     connection.drop_table("pages")

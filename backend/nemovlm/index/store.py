@@ -40,6 +40,7 @@ _TEXT_COLUMNS = ("id", "document_sha256", "modality", "text", _VERSION)
 # that Ctrl-C left under way and the one after it (https://github.com/lancedb/lancedb/issues/2463).
 # With an index of LanceDB on `id`, `merge_insert` would need `use_index(False)`: that way goes past the key.
 _KEY = "lance-schema:unenforced-primary-key"
+_ID = pa.field("id", pa.string(), nullable=False)
 # LanceDB repeats most writes that conflict by itself, for half a minute, but not all; each attempt here is that again.
 _ATTEMPTS = 8
 _WAIT = wait_random_exponential(multiplier=0.1, max=5)
@@ -117,7 +118,7 @@ class PageStore:
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add rows; a row with the `id` of one that is there takes its place."""
         with self._use() as table:
-            data = pa.Table.from_pylist([dict(row) for row in rows], schema=table.schema)
+            data = _data(table, table.schema.names, rows)
             merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
             self._commit(lambda: merge.execute(data))
 
@@ -127,8 +128,7 @@ class PageStore:
         A row of another version of the document, or of another modality, which somebody has written meanwhile, stays.
         """
         with self._use() as table:
-            schema = pa.schema([table.schema.field(name) for name in _TEXT_COLUMNS])
-            data = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+            data = _data(table, _TEXT_COLUMNS, rows)
             same = " AND ".join(f"target.{name} = source.{name}" for name in ("document_sha256", "modality"))
             merge = table.merge_insert("id").when_matched_update_all(where=same)
             self._commit(lambda: merge.execute(data))
@@ -294,7 +294,6 @@ class Condition:
 
 
 def _schema(dimension: int) -> Any:
-    key = pa.field("id", pa.string(), nullable=False, metadata={_KEY: "true"})
     fields = {
         "document": pa.string(),
         "document_sha256": pa.string(),
@@ -310,7 +309,17 @@ def _schema(dimension: int) -> Any:
         "thumbnail": pa.binary(),
         "vector": pa.list_(pa.float32(), dimension),
     }
-    return pa.schema([key, *fields.items()])
+    return pa.schema([_ID.with_metadata({_KEY: "true"}), *fields.items()])
+
+
+def _data(table: Any, names: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> Any:
+    """Return rows as data with the given columns of the table.
+
+    `id` is never null, in whatever table: another process may give it its key before the data are written, and LanceDB
+    refuses data of which the key could be null.
+    """
+    fields = [_ID if name == "id" else table.schema.field(name) for name in names]
+    return pa.Table.from_pylist([dict(row) for row in rows], schema=pa.schema(fields))
 
 
 def _place(folder: Path) -> Path:

@@ -90,7 +90,7 @@ def main() -> None:
             f"long / short: {spread(ratios(many, few), 3)}; promised: at most 1.15",
             f"of the process that renders: {spread(ratios(*reversed(rendering.values())), 3)}; promised: at most 1.15",
             f"model: {given.model}",
-            machine("torch", "lancedb", "pypdfium2"),
+            machine("torch", "pylance", "pypdfium2"),
         ],
     )
 

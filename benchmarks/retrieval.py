@@ -105,7 +105,7 @@ def main() -> None:
     show(
         f"Pages found among {len(texts)}",
         rows,
-        [f"indexing: {report}", machine("rank-bm25", "torch", "lancedb", "pypdfium2")],
+        [f"indexing: {report}", machine("rank-bm25", "torch", "pylance", "pypdfium2")],
     )
 
 

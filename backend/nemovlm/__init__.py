@@ -1,7 +1,7 @@
 """NVIDIA's multimodal embedding models in one interface: text, page images and both together.
 
 Importing this package loads nothing heavy: each name below is fetched on first use, and torch, transformers
-or lancedb only by the part that needs them.
+or lance only by the part that needs them.
 """
 
 from importlib import import_module

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import lancedb
 import numpy as np
 import pytest
 from tenacity import wait_none
@@ -236,8 +237,8 @@ def test_an_index_is_opened_once_on_another_engine(
     """Settings that change no vector go to the embedder that an index makes, and its folder is opened once."""
     PageIndex(tmp_path / "db", vl).add(pdfs / "staff-handbook.pdf")
     opened: list[object] = []
-    connect = store.lancedb.connect
-    monkeypatch.setattr(store.lancedb, "connect", lambda *a, **k: (opened.append(a), connect(*a, **k))[1])
+    session = store.lance.Session
+    monkeypatch.setattr(store.lance, "Session", lambda **sizes: (opened.append(sizes), session(**sizes))[1])
     index = PageIndex(tmp_path / "db", device="cpu", batch_tokens=512, base_url=None)
     assert len(opened) == 1
     assert (index.embedder.settings.device, index.embedder.settings.batch_tokens) == ("cpu", 512)
@@ -386,7 +387,7 @@ def test_mending_that_is_stopped_loses_nothing(
         without_key(tmp_path / "db", times=2)
         left = iter(range(steps))
 
-        def stopped(self: Any, change: Callable[[], Any], left: Iterator[int] = left) -> Any:
+        def stopped(self: Any, change: Callable[[Any], Any], left: Iterator[int] = left) -> Any:
             if next(left, None) is None:
                 raise KeyboardInterrupt
             return commit(self, change)
@@ -407,6 +408,20 @@ def row(number: int) -> dict[str, Any]:
     return {"id": str(number), "document": "d", "page": number, "content": str(number), "vector": vector}
 
 
+def test_lancedb_and_an_index_share_a_table(tmp_path: Path) -> None:
+    """LanceDB finds and changes what an index has written, and an index that is open sees it at once."""
+    mine = store.PageStore.create(tmp_path, 2, {"space": "x"})
+    mine.write([row(1), row(2)])
+    table = lancedb.connect(tmp_path).open_table("pages")
+    assert sorted(found["page"] for found in table.search([1.0, 0.0]).to_list()) == [1, 2]
+    data = table.search().where("id = '2'").to_arrow()
+    data = data.set_column(data.schema.get_field_index("page"), "page", [[7]])
+    table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(data)
+    assert sorted(found["page"] for _, found in mine.nearest(np.ones(2, np.float32), 5, ["page"])) == [1, 7]
+    table.delete("id = '1'")
+    assert (len(mine), ids(tmp_path)) == (1, ["2"])
+
+
 @pytest.mark.parametrize(("quicker", "fails"), [(3, False), (99, True)], ids=["a while", "always"])
 def test_a_write_that_others_forestall_is_repeated(
     quicker: int, fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -417,7 +432,7 @@ def test_a_write_that_others_forestall_is_repeated(
     assert other is not None
     numbers = iter(range(quicker))
 
-    def forestalled() -> str:
+    def forestalled(_: Any) -> str:
         if (number := next(numbers, None)) is not None:
             other.write([row(number)])
             raise RuntimeError("in words that nobody promised")
@@ -438,11 +453,11 @@ def test_what_fails_by_itself_is_not_repeated(tmp_path: Path) -> None:
     mine = store.PageStore.create(tmp_path, 2, {})
     tries = []
 
-    def full() -> None:
+    def full(_: Any) -> None:
         tries.append("try")
         raise OSError("the disk is full")
 
-    with pytest.raises(OSError, match="the disk is full"):
+    with pytest.raises(IndexStorageError, match="the disk is full"):
         mine._commit(full)
     assert tries == ["try"]
 
@@ -508,7 +523,7 @@ def test_an_index_that_goes_while_it_is_open(vl: Embedder, vl_folder: Path, pdfs
 
 def test_a_table_of_somebody_else(vl: Embedder, tmp_path: Path) -> None:
     """A LanceDB folder with a table `pages` that is no index is told from one, and left alone."""
-    store.lancedb.connect(tmp_path).create_table("pages", [{"id": "1"}])
+    lancedb.connect(tmp_path).create_table("pages", [{"id": "1"}])
     with pytest.raises(IndexStorageError, match="holds a table that is no page index"):
         PageIndex(tmp_path, vl)
 
@@ -655,8 +670,7 @@ def test_many_small_writes_are_joined(tmp_path: Path, monkeypatch: pytest.Monkey
     store = module.PageStore.create(tmp_path, 2, {"space": "x"})
 
     def fragments() -> int:
-        count: int = store._table.stats()["fragment_stats"]["num_fragments"]
-        return count
+        return store.examine(TEXT_VERSION).fragments
 
     seen = []
     for page in range(20):

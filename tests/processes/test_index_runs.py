@@ -233,7 +233,7 @@ def test_a_write_that_another_mends_in_between(tmp_path: Path, monkeypatch: pyte
     assert store is not None
     commit = store._commit
 
-    def late(change: Callable[[], object]) -> None:
+    def late(change: Callable[[object], object]) -> None:
         other = PageStore.open(tmp_path)
         assert other is not None
         other.mend()

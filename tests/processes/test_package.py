@@ -33,11 +33,11 @@ def test_importing_loads_no_library() -> None:
 
 
 def test_the_light_names_need_no_heavy_library() -> None:
-    """Settings, pages and embedders are made without torch, transformers or LanceDB."""
+    """Settings, pages and embedders are made without torch, transformers or Lance."""
     code = (
         "import sys; from nemovlm import Embedder, Page, Passage, iter_pages; "
         "print(Embedder('nemovlm/pocket').space); "
-        "print([name for name in ('torch', 'transformers', 'lancedb', 'langchain_core') if name in sys.modules])"
+        "print([name for name in ('torch', 'transformers', 'lance', 'langchain_core') if name in sys.modules])"
     )
     assert python(code).endswith("[]")
 

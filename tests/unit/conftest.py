@@ -6,7 +6,7 @@ from unittest.mock import Mock
 
 import pytest
 
-_IMPORTS = {"torch", "transformers", "vllm", "lancedb", "fastapi", "langchain_core", "llama_index"}
+_IMPORTS = {"torch", "transformers", "vllm", "lance", "fastapi", "langchain_core", "llama_index"}
 _EVENTS = {  # https://docs.python.org/3/library/audit_events.html
     *("socket.bind", "socket.connect", "socket.sendto", "socket.getaddrinfo"),
     *("subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system", "_winapi.CreateProcess"),

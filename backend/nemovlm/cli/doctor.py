@@ -32,7 +32,7 @@ P = ParamSpec("P")
 _EXTRAS = {
     "cli": ("typer", "rich", "jinja2"),
     "local": ("torch", "transformers", "safetensors", "huggingface_hub"),
-    "index": ("lancedb", "pyarrow"),
+    "index": ("lance", "pyarrow"),
     "langchain": ("langchain_core",),
     "llamaindex": ("llama_index",),
     "vllm": ("vllm",),

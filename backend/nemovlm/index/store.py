@@ -1,7 +1,10 @@
-"""The table of a page index: rows of pages with their vectors, in a folder. The only file that touches LanceDB.
+"""The table of a page index: rows of pages with their vectors, in a folder. The only file that touches Lance.
 
 Knows nothing of PDFs or embedders. Every write is one atomic version of the table, so a process that is killed
 leaves a table that is whole. Any number of processes may write at the same time.
+
+The table is one of LanceDB's, and can be opened with it; what is needed here of that is in Lance itself, whose package
+takes a third of the time to import.
 """
 
 import json
@@ -10,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self, TypeVar
@@ -21,7 +24,7 @@ from nemovlm.errors import IndexBusyError, IndexStorageError, MissingExtraError,
 from nemovlm.inputs import Vector
 
 try:
-    import lancedb
+    import lance
     import pyarrow as pa
     import pyarrow.compute as pc
 except ImportError as missing:
@@ -29,8 +32,8 @@ except ImportError as missing:
 
 T = TypeVar("T")
 
-_RUST_PLACE = re.compile(r", \S+\.rs:\d+:\d+")  # LanceDB names its own source in its messages
-_RAISED = (OSError, RuntimeError, ValueError, pa.ArrowException)  # by LanceDB: any of these
+_RUST_PLACE = re.compile(r", \S+\.rs:\d+:\d+")  # Lance names its own source in its messages
+_RAISED = (OSError, RuntimeError, ValueError, pa.ArrowException)  # by Lance: any of these
 
 _TABLE = "pages"
 _META = b"nemovlm"
@@ -38,10 +41,10 @@ _VERSION = "text_version"
 _TEXT_COLUMNS = ("id", "document_sha256", "modality", "text", _VERSION)
 # Without it, two writes of one row that overlap do not conflict, and both rows stay: those of two processes, or one
 # that Ctrl-C left under way and the one after it (https://github.com/lancedb/lancedb/issues/2463).
-# With an index of LanceDB on `id`, `merge_insert` would need `use_index(False)`: that way goes past the key.
+# With an index of Lance on `id`, `merge_insert` would need `use_index(False)`: that way goes past the key.
 _KEY = "lance-schema:unenforced-primary-key"
 _ID = pa.field("id", pa.string(), nullable=False)
-# LanceDB repeats most writes that conflict by itself, for half a minute, but not all; each attempt here is that again.
+# Lance repeats most writes that conflict by itself, for half a minute, but not all; each attempt here is that again.
 _ATTEMPTS = 8
 _WAIT = wait_random_exponential(multiplier=0.1, max=5)
 # So many doubled rows are taken out at once: what still is a condition of reasonable length.
@@ -52,7 +55,9 @@ _KEEP_VERSIONS = timedelta(minutes=10)
 # this share of the rows lies outside the largest: all rewriting together then costs a few times what was written.
 _FRAGMENTS = 64
 _SHARE = 0.25
-# LanceDB's caches would grow with the table while it is written.
+# So many rows are compared by one thread at a time. Lance would take 8,192, and use one thread for a small index.
+_COMPARED = 1024
+# Lance's caches would grow with the table while it is written.
 _CACHE_BYTES = 16 * 2**20
 
 
@@ -64,10 +69,10 @@ class PageStore:
     (digest of what was embedded), `thumbnail` (JPEG), `vector` (float32, unit length).
     """
 
-    def __init__(self, folder: Path, table: Any) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._table = table
-        self.meta: Mapping[str, Any] = self._meta()
+        self._session = lance.Session(index_cache_size_bytes=_CACHE_BYTES, metadata_cache_size_bytes=_CACHE_BYTES)
+        self.meta: Mapping[str, Any] = self._meta(self._latest())
         """What was said when the table was made; it never changes."""
 
     @staticmethod
@@ -91,7 +96,7 @@ class PageStore:
         if not cls.exists(folder):
             return None
         with _storage(folder):
-            return cls(folder, _connect(folder).open_table(_TABLE))
+            return cls(folder)
 
     @classmethod
     def create(cls, folder: Path, dimension: int, meta: Mapping[str, Any]) -> Self:
@@ -105,48 +110,49 @@ class PageStore:
         schema = _schema(dimension).with_metadata({_META: json.dumps(dict(meta)).encode()})
         with _storage(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            # Of two processes that make it in place, LanceDB lets the second overwrite what the first has written.
+            # Elsewhere first: nobody finds a table that is half made, and of two processes the second makes none.
             with TemporaryDirectory(prefix=".making-", dir=folder) as making:
-                _connect(Path(making)).create_table(_TABLE, schema=schema)
+                lance.write_dataset(schema.empty_table(), _place(Path(making)))
                 try:
                     _place(Path(making)).rename(_place(folder))
                 except OSError:
                     if not cls.exists(folder):
                         raise
-            return cls(folder, _connect(folder).open_table(_TABLE))
+            return cls(folder)
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add rows; a row with the `id` of one that is there takes its place."""
-        with self._use() as table:
+
+        def merge(table: Any) -> None:
             data = _data(table, table.schema.names, rows)
-            merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-            self._commit(lambda: merge.execute(data))
+            table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(data)
+
+        self._commit(merge)
 
     def write_texts(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Give rows other texts: each of `rows` has `id`, `document_sha256`, `modality`, `text` and `text_version`.
 
         A row of another version of the document, or of another modality, which somebody has written meanwhile, stays.
         """
-        with self._use() as table:
-            data = _data(table, _TEXT_COLUMNS, rows)
-            same = " AND ".join(f"target.{name} = source.{name}" for name in ("document_sha256", "modality"))
-            merge = table.merge_insert("id").when_matched_update_all(where=same)
-            self._commit(lambda: merge.execute(data))
+        same = " AND ".join(f"target.{name} = source.{name}" for name in ("document_sha256", "modality"))
+
+        def merge(table: Any) -> None:
+            table.merge_insert("id").when_matched_update_all(same).execute(_data(table, _TEXT_COLUMNS, rows))
+
+        self._commit(merge)
 
     def rows(self, columns: Sequence[str], **equal: str) -> list[dict[str, Any]]:
         """Return the given columns of all rows in which each named column has the given value."""
         with self._use() as table:
-            query = table.search().where(_all(equal)) if equal else table.search()
-            found: list[dict[str, Any]] = query.select(list(columns)).limit(None).to_list()
+            found: list[dict[str, Any]] = table.to_table(columns=list(columns), filter=_all(equal) or None).to_pylist()
             return found
 
     def vectors(self, contents: Iterable[str]) -> dict[str, Vector]:
         """Return {content digest: vector (d,)} for those of the digests that are there."""
         values = ", ".join(_quoted(content) for content in contents)
+        among = f"content IN ({values})" if values else "false"
         with self._use() as table:
-            among = f"content IN ({values})" if values else "false"
-            query = table.search().where(among).select(["content", "vector"]).limit(None)
-            found = query.to_arrow()
+            found = table.to_table(columns=["content", "vector"], filter=among)
         dimension = found.schema.field("vector").type.list_size
         vectors = found["vector"].combine_chunks().flatten().to_numpy().reshape(-1, dimension)
         return dict(zip(found["content"].to_pylist(), vectors, strict=True))
@@ -158,9 +164,11 @@ class PageStore:
         """
         limit = k
         while True:
+            nearest = {"column": "vector", "q": vector, "k": limit, "metric": "cosine", "use_index": False}
             with self._use() as table:
-                search = table.search(vector, vector_column_name="vector").distance_type("cosine")
-                found = search.select(["id", *columns, "_distance"]).limit(limit).to_list()
+                found = table.to_table(
+                    columns=["id", *columns, "_distance"], nearest=nearest, batch_size=_COMPARED
+                ).to_pylist()
             once: dict[str, dict[str, Any]] = {}
             for row in found:
                 once.setdefault(row.pop("id"), row)
@@ -171,11 +179,14 @@ class PageStore:
     def delete(self, **equal: str) -> int:
         """Delete the rows in which each named column has the given value; return how many."""
         condition = _all(equal)
-        with self._use() as table:
+
+        def delete(table: Any) -> int:
             count: int = table.count_rows(condition)
             if count:
-                self._commit(lambda: table.delete(condition))
+                table.delete(condition)
             return count
+
+        return self._commit(delete)
 
     def mend(self) -> None:
         """Give a table the key and the column that it was made without, and keep one row of each `id`.
@@ -186,33 +197,39 @@ class PageStore:
         Reads the column `id` each time: a second for a million rows.
         """
         with self._use() as table:
-            if not _has_key(table):
-                self._commit(self._set_key)
-            if _VERSION not in table.schema.names:
-                self._commit(self._add_version)
-            while doubled := _doubled(table):  # again: others may have written meanwhile
-                for start in range(0, len(doubled), _DOUBLED):
-                    addresses = ", ".join(map(str, doubled[start : start + _DOUBLED]))
-                    self._commit(partial(table.delete, f"_rowid IN ({addresses})"))
+            with_key, with_version = _has_key(table), _has_version(table)
+        if not with_key:
+            self._commit(_set_key)
+        if not with_version:
+            self._commit(_add_version)
+        while doubled := self._doubled():  # again: others may have written meanwhile
+            for start in range(0, len(doubled), _DOUBLED):
+                addresses = ", ".join(map(str, doubled[start : start + _DOUBLED]))
+                self._commit(methodcaller("delete", f"_rowid IN ({addresses})"))
 
     def compact(self) -> None:
         """Join what many small writes left, and drop old versions, if it is worth it and nobody else is writing."""
-        with self._use() as table:
+
+        def join(table: Any) -> None:
             if _scattered(table):
-                with suppress(IndexBusyError):  # a later run will
-                    self._attempt(partial(table.optimize, cleanup_older_than=_KEEP_VERSIONS))
+                table.optimize.compact_files()
+                # A version with a tag, which somebody else has given it, stays; it is no error.
+                table.cleanup_old_versions(_KEEP_VERSIONS, error_if_tagged_old_versions=False)
+
+        with suppress(IndexBusyError):  # a later run will
+            self._attempt(join)
 
     def examine(self, text_version: int) -> "Condition":
         """Look at the state of the table, without writing. Texts that were read before `text_version` are outdated."""
         with self._use() as table:
-            old = f"{_VERSION} IS NULL OR {_VERSION} < {text_version}" if _VERSION in table.schema.names else None
+            old = f"{_VERSION} IS NULL OR {_VERSION} < {text_version}" if _has_version(table) else None
             return Condition(
                 rows=table.count_rows(),
                 doubled=len(_doubled(table)),
                 key=_has_key(table),
                 scattered=_scattered(table),
-                fragments=table.stats()["fragment_stats"]["num_fragments"],
-                versions=len(table.list_versions()),
+                fragments=len(table.get_fragments()),
+                versions=len(table.versions()),
                 missing=[name for name in _schema(1).names if name not in (*table.schema.names, _VERSION)],
                 outdated=table.count_rows(old),
             )
@@ -222,8 +239,12 @@ class PageStore:
             count: int = table.count_rows()
             return count
 
-    def _meta(self) -> dict[str, Any]:
-        metadata = self._table.schema.metadata or {}
+    def _latest(self) -> Any:
+        """Return the table as it is now. Each use has one of its own: one table is not for several threads at once."""
+        return lance.dataset(_place(self._folder), session=self._session)
+
+    def _meta(self, table: Any) -> dict[str, Any]:
+        metadata = table.schema.metadata or {}
         if _META not in metadata:
             raise IndexStorageError(f"{self._folder} holds a table that is no page index; take another folder")
         meta: dict[str, Any] = json.loads(metadata[_META])
@@ -233,45 +254,41 @@ class PageStore:
     def _use(self) -> Iterator[Any]:
         """Hand out the table, if it is still the one that was opened."""
         with _storage(self._folder):
-            if not self.exists(self._folder) or self._meta() != self.meta:
+            if not self.exists(self._folder) or self._meta(table := self._latest()) != self.meta:
                 raise IndexStorageError(
                     f"the index in {self._folder} was deleted or replaced while it was open; open it again"
                 )
-            yield self._table
+            yield table
 
-    def _commit(self, change: Callable[[], T]) -> T:
-        """Make a change; again if it failed because another writer made one in between."""
+    def _doubled(self) -> list[int]:
+        with self._use() as table:
+            return _doubled(table)
+
+    def _commit(self, change: Callable[[Any], T]) -> T:
+        """Make a change to the table; again if it failed because another writer made one in between."""
         retrying = Retrying(
             retry=retry_if_exception_type(IndexBusyError), stop=stop_after_attempt(_ATTEMPTS), wait=_WAIT, reraise=True
         )
         result: T = retrying(self._attempt, change)
         return result
 
-    def _attempt(self, change: Callable[[], T]) -> T:
-        """Make a change. What LanceDB raises has no types; a table that moved on meanwhile tells conflicts from faults.
+    def _attempt(self, change: Callable[[Any], T]) -> T:
+        """Make a change. What Lance raises has no types; a table that moved on meanwhile tells conflicts from faults.
 
         Raises:
-            IndexBusyError: Another writer was quicker, so that LanceDB refused the change as a whole.
+            IndexBusyError: Another writer was quicker, so that Lance refused the change as a whole.
         """
-        before = self._table.version
-        try:
-            return change()
-        except _RAISED as error:
-            if self._table.version == before:
-                raise
-            raise IndexBusyError(
-                f"others kept writing to the index in {self._folder} ({_reason(error)}); run this again when they are "
-                "done: what was indexed before is still there"
-            ) from error
-
-    def _add_version(self) -> None:
-        if _VERSION not in self._table.schema.names:  # as with the key
-            self._table.add_columns(_schema(1).field(_VERSION))
-
-    def _set_key(self) -> None:
-        if not _has_key(self._table):  # another process may have set it before this attempt
-            self._table.alter_columns({"path": "id", "nullable": False})
-            self._table.set_unenforced_primary_key("id")
+        with self._use() as table:
+            before = table.version
+            try:
+                return change(table)
+            except _RAISED as error:
+                if table.latest_version == before:
+                    raise
+                raise IndexBusyError(
+                    f"others kept writing to the index in {self._folder} ({_reason(error)}); run this again when they "
+                    "are done: what was indexed before is still there"
+                ) from error
 
 
 @dataclass(frozen=True)
@@ -315,7 +332,7 @@ def _schema(dimension: int) -> Any:
 def _data(table: Any, names: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> Any:
     """Return rows as data with the given columns of the table.
 
-    `id` is never null, in whatever table: another process may give it its key before the data are written, and LanceDB
+    `id` is never null, in whatever table: another process may give it its key before the data are written, and Lance
     refuses data of which the key could be null.
     """
     fields = [_ID if name == "id" else table.schema.field(name) for name in names]
@@ -324,11 +341,6 @@ def _data(table: Any, names: Iterable[str], rows: Iterable[Mapping[str, Any]]) -
 
 def _place(folder: Path) -> Path:
     return folder / f"{_TABLE}.lance"
-
-
-def _connect(folder: Path) -> Any:
-    session = lancedb.Session(index_cache_size_bytes=_CACHE_BYTES, metadata_cache_size_bytes=_CACHE_BYTES)
-    return lancedb.connect(folder, read_consistency_interval=timedelta(0), session=session)  # others may write too
 
 
 def _all(equal: Mapping[str, str]) -> str:
@@ -343,9 +355,24 @@ def _has_key(table: Any) -> bool:
     return any(name.startswith(_KEY.encode()) for name in table.schema.field("id").metadata or {})
 
 
+def _set_key(table: Any) -> None:
+    if not _has_key(table):  # another process may have set it before this attempt
+        table.alter_columns({"path": "id", "nullable": False})
+        table.update_field_metadata({"id": {_KEY: "true"}})
+
+
+def _has_version(table: Any) -> bool:
+    return _VERSION in table.schema.names
+
+
+def _add_version(table: Any) -> None:
+    if not _has_version(table):  # as with the key
+        table.add_columns(_schema(1).field(_VERSION))
+
+
 def _doubled(table: Any) -> list[int]:
     """Return the addresses of all rows of each `id` but the highest. Reads that column alone."""
-    found = table.search().select(["id"]).with_row_id(True).limit(None).to_arrow()
+    found = table.to_table(columns=["id"], with_row_id=True)
     if pc.count_distinct(found["id"]).as_py() == len(found):
         return []
     kept = found.group_by("id").aggregate([("_rowid", "max")])["_rowid_max"]
@@ -353,9 +380,8 @@ def _doubled(table: Any) -> list[int]:
 
 
 def _scattered(table: Any) -> bool:
-    stats = table.stats()
-    rows, fragments = stats["num_rows"], stats["fragment_stats"]
-    return bool(fragments["num_fragments"] > _FRAGMENTS and rows - fragments["lengths"]["max"] > _SHARE * rows)
+    lengths = [fragment.physical_rows - fragment.num_deletions for fragment in table.get_fragments()]
+    return len(lengths) > _FRAGMENTS and sum(lengths) - max(lengths) > _SHARE * sum(lengths)
 
 
 def _reason(error: BaseException) -> str:

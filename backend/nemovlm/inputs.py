@@ -6,19 +6,18 @@ both). They get different prompts, so they are different arguments everywhere.
 
 import os
 from dataclasses import dataclass
-from typing import BinaryIO, Literal, TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from nemovlm.choices import Modality as Modality  # noqa: PLC0414 - with what they are said of, to import them from here
+from nemovlm.choices import Role as Role  # noqa: PLC0414
+from nemovlm.choices import Truncate as Truncate  # noqa: PLC0414
 from nemovlm.errors import InputError
 from nemovlm.images import ImageSource, ImageUrl
 from nemovlm.on_error import OnError as OnError  # noqa: PLC0414 - where it was first published
-
-Role: TypeAlias = Literal["query", "passage"]
-Modality: TypeAlias = Literal["text", "image", "text_image"]
-Truncate: TypeAlias = Literal["NONE", "START", "END"]
 
 Vector: TypeAlias = NDArray[np.float32]
 """One embedding (d,): float32, finite, of Euclidean length 1."""

@@ -6,7 +6,7 @@ import os
 from collections.abc import MutableMapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias, TypedDict
+from typing import Any, Self, TypedDict
 
 from pydantic import (
     AliasChoices,
@@ -21,15 +21,14 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from nemovlm.choices import DtypeName as DtypeName  # noqa: PLC0414 - with the other settings
+from nemovlm.choices import EngineName as EngineName  # noqa: PLC0414
+from nemovlm.choices import Truncate
 from nemovlm.clock import Clock
 from nemovlm.errors import ConfigurationError
-from nemovlm.inputs import Truncate
 from nemovlm.wire.address import HOSTED_URL, Address, parse_address
 from nemovlm.wire.nim import Joiner
 from nemovlm.wire.quantize import EmbeddingType
-
-EngineName: TypeAlias = Literal["auto", "vllm", "transformers", "nim", "vllm-server"]
-DtypeName: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class Options(TypedDict, total=False):

@@ -18,7 +18,7 @@ from tests.support.old_index import ids, with_old_texts, without_key
 INDEXING = """
 import sys, time
 from nemovlm import Embedder, PageIndex
-import nemovlm.index
+import nemovlm.index.run
 nemovlm.index.run._FLUSH_PAGES = 2
 index = PageIndex(sys.argv[2], Embedder(sys.argv[1]))
 

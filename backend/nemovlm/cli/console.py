@@ -1,23 +1,18 @@
 """What the commands share: the application, their options, what they say, and how they end.
 
-Results go to standard output, everything said about them to standard error.
+Results go to standard output, everything said about them to standard error. What computes is imported by the command
+that needs it: this, and the files of the commands, load nothing heavy, so that the others answer at once.
 """
 
-import json
 from collections.abc import Callable
 from enum import IntEnum
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, Unpack
 
-from nemovlm import __version__
-from nemovlm.embedder import Embedder
-from nemovlm.engines.choice import default_model
+from nemovlm.choices import EngineName
 from nemovlm.errors import ConfigurationError, MissingExtraError, NemoVLMError, one_line
-from nemovlm.models.catalogue import POCKET
-from nemovlm.parity import model_on_engine
 from nemovlm.paths import local_path, readable_name
-from nemovlm.settings import EngineName, Options, Settings
 
 try:
     import typer
@@ -28,7 +23,9 @@ except ImportError as missing:
     raise MissingExtraError("the nemovlm command", "cli") from missing
 
 if TYPE_CHECKING:
+    from nemovlm.embedder import Embedder
     from nemovlm.index import PageIndex
+    from nemovlm.settings import Options, Settings
 
 P = ParamSpec("P")
 
@@ -89,6 +86,8 @@ def say(message: str, style: str | None = None) -> None:
 
 def print_json(value: Any, *, indent: int | None = None) -> None:
     """Print one line of JSON, or several with `indent`, which stays JSON whatever the encoding of the output is."""
+    import json
+
     stdout.out(json.dumps(value, indent=indent, ensure_ascii=stdout.encoding != "utf-8"))
 
 
@@ -113,30 +112,38 @@ def table() -> Table:
     return made
 
 
-def open_embedder(model: str | None = None, **options: Unpack[Options]) -> Embedder:
+def open_embedder(model: str | None = None, **options: "Unpack[Options]") -> "Embedder":
     """Make the embedder of a command, for the model chosen or the best that is here, and say which it is.
 
     Raises:
         NemoVLMError: A setting is wrong, or the engine or the model cannot be had.
     """
+    from nemovlm.embedder import Embedder
+    from nemovlm.settings import Settings
+
     name, why = choose_model(Settings.from_kwargs(model=model, **options))
     return announce(Embedder(name, **options), why)
 
 
-def choose_model(settings: Settings) -> tuple[str | None, str]:
+def choose_model(settings: "Settings") -> tuple[str | None, str]:
     """Return the model that was chosen, or else the default, and why. None: what the server has."""
+    from nemovlm.engines.choice import default_model
+
     return (settings.model, "chosen") if settings.model else default_model(settings)
 
 
-def announce(embedder: Embedder, why: str) -> Embedder:
+def announce(embedder: "Embedder", why: str) -> "Embedder":
     """Say which model and engine an embedder has, and why; return it. Blocks like `Embedder.describe`."""
+    from nemovlm.models.catalogue import POCKET
+    from nemovlm.parity import model_on_engine
+
     say(f"model {model_on_engine(embedder.describe())}: {why}")
     if embedder.model == POCKET:
         say("it needs no download, reads print, and finds words rather than meanings; see `nemovlm models`")
     return embedder
 
 
-def open_index(db: Path, **options: Unpack[Options]) -> "PageIndex":
+def open_index(db: Path, **options: "Unpack[Options]") -> "PageIndex":
     """Open an index that exists with an embedder like the one that made it, and announce that.
 
     Raises:
@@ -149,7 +156,7 @@ def open_index(db: Path, **options: Unpack[Options]) -> "PageIndex":
     return pages
 
 
-def open_or_create_index(db: Path, model: str | None, **options: Unpack[Options]) -> "PageIndex":
+def open_or_create_index(db: Path, model: str | None, **options: "Unpack[Options]") -> "PageIndex":
     """Open an index with the model chosen, or that of the index, or the best that is here.
 
     A new one is not written before pages come.
@@ -158,6 +165,7 @@ def open_or_create_index(db: Path, model: str | None, **options: Unpack[Options]
         NemoVLMError: It cannot be read or has another space, or the engine or the model cannot be had.
     """
     from nemovlm.index import PageIndex, is_index
+    from nemovlm.settings import Settings
 
     if is_index(db) and Settings.from_kwargs(model=model, **options).model is None:
         return open_index(db, **options)
@@ -166,6 +174,8 @@ def open_or_create_index(db: Path, model: str | None, **options: Unpack[Options]
 
 def _version(wanted: bool) -> None:
     if wanted:
+        from nemovlm import __version__
+
         stdout.print(f"nemovlm {__version__}")
         raise typer.Exit
 

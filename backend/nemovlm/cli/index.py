@@ -4,11 +4,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from nemovlm.choices import PAGE_MEMORY, PAGE_TIMEOUT, Modality
 from nemovlm.cli.console import (
     BaseUrl,
     Db,
@@ -29,10 +28,7 @@ from nemovlm.cli.console import (
     write,
 )
 from nemovlm.errors import ConfigurationError
-from nemovlm.inputs import Modality, Passage, replace_surrogates
-from nemovlm.parity import model_on_engine
 from nemovlm.paths import readable_name
-from nemovlm.pdf import PAGE_MEMORY, PAGE_TIMEOUT
 
 if TYPE_CHECKING:
     from nemovlm.cli.report import Answer
@@ -64,6 +60,8 @@ def index(
     debug: Debug = False,
 ) -> None:
     """Put the pages of PDFs into an index. What is there already is not done again."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     from nemovlm.index import path_of
 
     if not paths and not refresh_text:
@@ -118,6 +116,8 @@ def search(
 ) -> None:
     """Find the pages that answer questions."""
     from nemovlm.cli.report import Answer, render_html
+    from nemovlm.inputs import replace_surrogates
+    from nemovlm.parity import model_on_engine
 
     if (image is None) == (not questions):
         raise ConfigurationError("ask at least one question, or give one picture with --image")
@@ -149,6 +149,10 @@ def embed(
     debug: Debug = False,
 ) -> None:
     """Embed texts and images: one line of JSON each, in the order given, texts first."""
+    import numpy as np
+
+    from nemovlm.inputs import Passage, replace_surrogates
+
     texts, images = list(map(replace_surrogates, texts or [])), image or []
     if (not texts and not images) or (query and images):
         raise ConfigurationError("give texts, or images with --image; a query is always a text")

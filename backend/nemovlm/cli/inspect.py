@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
+from nemovlm.choices import FLOOR, DtypeName
 from nemovlm.cli.console import (
     BaseUrl,
     Debug,
@@ -24,10 +25,10 @@ from nemovlm.cli.console import (
     stdout,
     table,
 )
-from nemovlm.embedder import Embedder
-from nemovlm.models.catalogue import CATALOGUE
-from nemovlm.parity import FLOOR, Comparison, compare, engine_name, model_on_engine, open_engines
-from nemovlm.settings import DtypeName
+
+if TYPE_CHECKING:
+    from nemovlm.embedder import Embedder
+    from nemovlm.parity import Comparison
 
 _SHOWN_CASES = 10
 
@@ -35,6 +36,8 @@ _SHOWN_CASES = 10
 @command
 def models(debug: Debug = False) -> None:
     """List the models that are known."""
+    from nemovlm.models.catalogue import CATALOGUE
+
     for card in CATALOGUE:
         stdout.print(Text(card.id, style="bold"))
         for line in (
@@ -100,6 +103,8 @@ def parity(
     debug: Debug = False,
 ) -> None:
     """Say whether engines give the same vectors for the same texts and images."""
+    from nemovlm.parity import compare, engine_name, model_on_engine, open_engines
+
     found = compare(
         open_engines(
             engines, model=model, served_model_name=served_model_name, base_url=base_url, device=device, dtype=dtype
@@ -121,7 +126,7 @@ def parity(
         raise typer.Exit(ExitCode.ERROR)
 
 
-def _facts(embedder: Embedder) -> dict[str, str]:
+def _facts(embedder: "Embedder") -> dict[str, str]:
     """Return what an embedder is, for the table of `doctor`."""
     facts = embedder.describe()
     unpinned = "known to the server alone" if embedder.settings.remote else "of the folder"
@@ -136,8 +141,10 @@ def _facts(embedder: Embedder) -> dict[str, str]:
     }
 
 
-def _add(rows: Table, comparison: Comparison) -> None:
+def _add(rows: Table, comparison: "Comparison") -> None:
     """Add what was found of one engine to the table of `parity`."""
+    from nemovlm.parity import engine_name
+
     amiss, first, order = comparison.amiss, comparison.same_first, comparison.rank_correlation
     rows.add_row()
     for name, value in {

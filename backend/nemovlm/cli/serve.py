@@ -1,17 +1,15 @@
 """The command `serve`: a model over HTTP, by the package's own server or by vLLM's."""
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import SecretStr
 
 from nemovlm.cli.console import Debug, Device, Engine, Model, choose_model, command, open_embedder, say
 from nemovlm.errors import ConfigurationError
-from nemovlm.models.checkpoint import find_checkpoint
-from nemovlm.server.vllm_launcher import Launch
-from nemovlm.server.vllm_launcher import serve as launch_server
-from nemovlm.settings import Settings
+
+if TYPE_CHECKING:
+    from nemovlm.server.vllm_launcher import Launch
 
 
 @command
@@ -50,11 +48,15 @@ def serve(
         raise ConfigurationError("the key that clients must have is empty; leave --api-key out if none is wanted")
     if vllm_server:
         _refuse_options(context, ("engine", "device", "max_queue", "max_body_mb", "max_pixels", "keep_alive"))
+        from nemovlm.server.vllm_launcher import Launch
+
         flags = tuple(vllm_flags or ())
         _serve_vllm(model, Launch(host=host, port=port, names=names, api_key=api_key, flags=flags, grace=grace))
         return
     if vllm_flags:
         raise ConfigurationError(f"{' '.join(vllm_flags)} would be for --vllm-server, which was not given")
+    from pydantic import SecretStr
+
     from nemovlm.server import ServerOptions
     from nemovlm.server import serve as run
 
@@ -76,7 +78,11 @@ def _refuse_options(context: typer.Context, names: Iterable[str]) -> None:
             raise ConfigurationError(f"--{name.replace('_', '-')} makes no sense with --vllm-server")
 
 
-def _serve_vllm(model: str | None, launch: Launch) -> None:
+def _serve_vllm(model: str | None, launch: "Launch") -> None:
+    from nemovlm.models.checkpoint import find_checkpoint
+    from nemovlm.server.vllm_launcher import serve as launch_server
+    from nemovlm.settings import Settings
+
     settings = Settings.from_kwargs(model=model)
     if settings.remote:
         raise ConfigurationError("--vllm-server starts a server; leave out the base_url, or engine, of one that runs")

@@ -6,16 +6,19 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
+from nemovlm.choices import PAGE_MEMORY, PAGE_TIMEOUT
 from nemovlm.embedder import Embedder, Progress
 from nemovlm.errors import ConfigurationError, InputError, SpaceMismatchError
-from nemovlm.index.run import AddReport, Run
+from nemovlm.index.report import AddReport
 from nemovlm.index.store import PageStore
 from nemovlm.inputs import Embeddable, Modality
 from nemovlm.paths import lasting_path, local_path, readable_name
-from nemovlm.pdf import PAGE_MEMORY, PAGE_TIMEOUT, Page, Password, ReadOptions, find_pdfs, iter_pages
 from nemovlm.settings import Options
+
+if TYPE_CHECKING:
+    from nemovlm.pdf import Page, Password, ReadOptions
 
 __all__ = ["AddReport", "Hit", "PageIndex", "is_index"]
 
@@ -41,12 +44,14 @@ class Hit:
     thumbnail: bytes = field(repr=False)
     """A JPEG, 400 pixels on the longer side."""
 
-    def load(self, **options: Any) -> Page:
+    def load(self, **options: Any) -> "Page":
         """Render the page again from its PDF, with the options of `iter_pages`.
 
         Raises:
             PdfError: The PDF or the page cannot be read.
         """
+        from nemovlm.pdf import iter_pages
+
         return next(iter_pages(path_of(self.document), pages=[self.page], **options))
 
 
@@ -87,7 +92,7 @@ class PageIndex:
         sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
         *,
         modality: Modality | None = None,
-        password: Password = None,
+        password: "Password" = None,
         workers: int = 1,
         page_timeout: float | None = PAGE_TIMEOUT,
         page_memory: int | None = PAGE_MEMORY,
@@ -122,6 +127,9 @@ class PageIndex:
             ConfigurationError: The model does not take the modality.
             EngineError: The engine cannot work at all.
         """
+        from nemovlm.index.run import Run
+        from nemovlm.pdf import find_pdfs
+
         reading: ReadOptions = {
             "password": password,
             "workers": workers,

@@ -13,7 +13,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self, TypeAlias
@@ -21,6 +21,7 @@ from typing import Any, Self, TypeAlias
 from nemovlm.embedder import Embedder, Progress
 from nemovlm.errors import InputError, NemoVLMError, PdfError, PdfPageError, one_line
 from nemovlm.images import encode_jpeg
+from nemovlm.index.report import AddReport
 from nemovlm.index.store import PageStore
 from nemovlm.inputs import Modality, Passage
 from nemovlm.models.tiling import NEMOTRON_TILING, Tiling
@@ -38,35 +39,6 @@ _LOOKUP_PAGES = 16
 # What a kill may cost at the most: so many pages, or so many seconds of work.
 _FLUSH_PAGES = 64
 _FLUSH_SECONDS = 5.0
-
-
-@dataclass
-class AddReport:
-    """What `PageIndex.add` did, in pages, except for `documents`."""
-
-    documents: int = 0
-    embedded: int = 0
-    reused: int = 0
-    """Vector copied from an identical page that is already in the index."""
-    unchanged: int = 0
-    """Already there."""
-    outdated: int = 0
-    """Of these: with a text as an earlier version of this program has read it."""
-    refreshed: int = 0
-    """Already there, and the text was read anew; the vector stayed."""
-    failed: list[NemoVLMError] = field(default_factory=list)
-    """One error for each document or page that was left out."""
-
-    def __str__(self) -> str:
-        counts = {
-            "taken over from equal pages": self.reused,
-            "already there": self.unchanged,
-            "with texts read anew": self.refreshed,
-            "left out": len(self.failed),
-        }
-        more = "".join(f", {count} {what}" for what, count in counts.items() if count)
-        documents = "1 document" if self.documents == 1 else f"{self.documents} documents"
-        return f"{documents}: {self.embedded} pages embedded{more}"
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,16 @@ family is a folder or file beside `llama_nemotron`, and its name in `families.py
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from nemovlm.inputs import Item, Role
+from nemovlm.choices import Role
 from nemovlm.models.card import ModelCard
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from nemovlm.inputs import Item
 
 
 class Prompt(NamedTuple):
@@ -41,21 +44,21 @@ class ModelInput:
 
     ids: Sequence[int]
     """Token ids of the prompt, with those that stand for the image."""
-    pixels: NDArray[Any] | None = None
+    pixels: "NDArray[Any] | None" = None
     """The image, in the layout of the family."""
 
 
 class LocalModel(Protocol):
     """A model with its weights, on a device of this process."""
 
-    def prepare(self, item: Item) -> ModelInput:
+    def prepare(self, item: "Item") -> ModelInput:
         """Return `item` as `embed` takes it. Called from several threads.
 
         Raises:
             InputError: The item cannot be embedded.
         """
 
-    def embed(self, batch: Sequence[ModelInput]) -> NDArray[np.float32]:
+    def embed(self, batch: Sequence[ModelInput]) -> "NDArray[np.float32]":
         """Return the vectors (n, d) of a batch, not normalized.
 
         Raises:
@@ -73,7 +76,7 @@ class VllmInput(NamedTuple):
 class VllmPrompts(Protocol):
     """What vLLM's engine is given for items: token ids and pixels of our own making."""
 
-    def prepare(self, item: Item) -> VllmInput:
+    def prepare(self, item: "Item") -> VllmInput:
         """Return `item` as vLLM takes it. Called from several threads.
 
         Raises:

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from nemovlm.choices import Modality
 from nemovlm.errors import InputError
-from nemovlm.inputs import Modality
 from nemovlm.models.tiling import Tiling
 from nemovlm.models.vision import Vision
 

@@ -7,10 +7,12 @@ Source: vLLM `vllm/transformers_utils/processors/nemotron_vl.py` (`get_nemotron_
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
 
 # A page is measured as if it had been rendered at this resolution, the one at which NVIDIA's own pipelines
 # (NeMo-Retriever, `dpi=200`) show a page to the model before it is cut.
@@ -76,11 +78,13 @@ class Tiling:
         """The most image tokens that any image becomes."""
         return self._tiles((self.max_tiles, 1)) * self.tokens_per_tile
 
-    def cut(self, image: Image.Image) -> NDArray[np.uint8]:
+    def cut(self, image: "Image.Image") -> "NDArray[np.uint8]":
         """Cut an RGB image into tiles: (tiles, tile, tile, 3) uint8, row by row, the thumbnail last.
 
         Bicubic resize to the grid, without keeping the aspect ratio and without padding, as in the reference.
         """
+        import numpy as np
+
         columns, rows = self.grid(*image.size)
         side = self.tile
         whole = np.asarray(image.resize((side * columns, side * rows)))  # Pillow's default filter is bicubic

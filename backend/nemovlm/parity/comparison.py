@@ -11,6 +11,7 @@ from typing import Any, TypeAlias, Unpack, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from nemovlm.choices import FLOOR
 from nemovlm.embedder import Description, Embedder, Result
 from nemovlm.engines.choice import default_model
 from nemovlm.errors import ConfigurationError, NemoVLMError
@@ -20,10 +21,6 @@ from nemovlm.models.tiling import NEMOTRON_TILING, Tiling
 from nemovlm.parity.cases import TEXTS, Case, parity_set
 from nemovlm.parity.result import Comparison, Difference, Parity, engine_name, model_on_engine
 from nemovlm.settings import Options, Settings
-
-FLOOR = 0.999
-"""The least cosine of two vectors that count as the same. Engines in float32 come within 1e-6 of 1 and bfloat16 within
-2e-4 (small random checkpoint); tiles in another order, another resampling or a space less in a prompt fall below."""
 
 _SAME_SCORE = 1e-5  # scores nearer to each other than this are a tie: float32 makes no more of them
 _Scores: TypeAlias = NDArray[np.float64]

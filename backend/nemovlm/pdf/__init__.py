@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import Unpack
 from uuid import NAMESPACE_URL, uuid5
 
+from nemovlm.choices import PAGE_MEMORY, PAGE_TIMEOUT
 from nemovlm.errors import PdfError
 from nemovlm.models.tiling import NEMOTRON_TILING
 from nemovlm.models.vision import Vision
 from nemovlm.on_error import OnError, apply_on_error, check_on_error
 from nemovlm.pdf.folders import find_pdfs, pdfs_at, pdfs_below
-from nemovlm.pdf.jobs import PAGE_MEMORY, PAGE_TIMEOUT
 from nemovlm.pdf.page import TEXT_VERSION, Page
 from nemovlm.pdf.source import PdfSource, require_local_path
 from nemovlm.pdf.workers import OpenPdf, Password, ReadOptions, warn_once

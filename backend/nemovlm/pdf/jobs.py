@@ -13,11 +13,6 @@ from nemovlm.errors import PdfError
 from nemovlm.pdf.page import RenderedPage, page_failure
 from nemovlm.pdf.source import File, let_go, make_file
 
-PAGE_TIMEOUT = 60.0
-"""Seconds that a page may take. Of 4,944 PDFs of public collections of test files one takes longer: it never ends."""
-PAGE_MEMORY = 2 * 2**30
-"""Bytes that the process that renders may have, but for the pixels that it hands over."""
-
 
 class Place(NamedTuple):
     """A part of a `SharedFile`: where it begins, and its bytes."""

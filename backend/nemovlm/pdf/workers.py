@@ -13,12 +13,11 @@ from functools import lru_cache
 from itertools import count
 from typing import Any, NamedTuple, Self, TypeAlias, TypedDict
 
+from nemovlm.choices import PAGE_MEMORY, PAGE_TIMEOUT
 from nemovlm.errors import ConfigurationError, PdfError, one_line
 from nemovlm.models.tiling import NEMOTRON_TILING
 from nemovlm.models.vision import Vision
 from nemovlm.pdf.jobs import (
-    PAGE_MEMORY,
-    PAGE_TIMEOUT,
     Answer,
     Attachment,
     Document,

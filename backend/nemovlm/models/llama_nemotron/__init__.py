@@ -4,7 +4,6 @@ Images are cut into tiles, a prompt is a role before the text, and the vector is
 is a `nemovlm.models.base.Family`, which says what each of its names is.
 """
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ __all__ = [
 architectures = (VISION, TEXT)
 cards = CARDS
 prompt_version = PROMPT_VERSION
-chat_template = Path(str(files("nemovlm"))) / "models" / "llama_nemotron" / "nemotron_embed.jinja"
+chat_template = Path(__file__).with_name("nemotron_embed.jinja")
 
 
 def check_weights(folder: Path) -> None:

@@ -6,7 +6,7 @@ Source: NVIDIA's `nemo_automodel` 0.7.0, `components/models/llama_nemotron_vl/pr
 
 import re
 
-from nemovlm.inputs import Role
+from nemovlm.choices import Role
 from nemovlm.models.base import Prompt
 
 PROMPT_VERSION = 1

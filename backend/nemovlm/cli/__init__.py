@@ -4,6 +4,7 @@ import os
 import sys
 from io import TextIOWrapper
 
+from nemovlm.cli.startup import importing
 from nemovlm.errors import MissingExtraError
 
 
@@ -11,7 +12,8 @@ def main() -> None:
     """Run the `nemovlm` command."""
     _make_printable()
     try:
-        from nemovlm.cli.app import app
+        with importing():
+            from nemovlm.cli.app import app
     except MissingExtraError as error:
         sys.exit(f"error: {error}")
     app(prog_name="nemovlm")

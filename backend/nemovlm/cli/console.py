@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, Unpack
 
 from nemovlm.choices import EngineName
+from nemovlm.cli.startup import importing
 from nemovlm.errors import ConfigurationError, MissingExtraError, NemoVLMError, one_line
 from nemovlm.paths import local_path, readable_name
 
@@ -112,6 +113,7 @@ def table() -> Table:
     return made
 
 
+@importing()
 def open_embedder(model: str | None = None, **options: "Unpack[Options]") -> "Embedder":
     """Make the embedder of a command, for the model chosen or the best that is here, and say which it is.
 
@@ -143,6 +145,7 @@ def announce(embedder: "Embedder", why: str) -> "Embedder":
     return embedder
 
 
+@importing()
 def open_index(db: Path, **options: "Unpack[Options]") -> "PageIndex":
     """Open an index that exists with an embedder like the one that made it, and announce that.
 
@@ -156,6 +159,7 @@ def open_index(db: Path, **options: "Unpack[Options]") -> "PageIndex":
     return pages
 
 
+@importing()
 def open_or_create_index(db: Path, model: str | None, **options: "Unpack[Options]") -> "PageIndex":
     """Open an index with the model chosen, or that of the index, or the best that is here.
 

@@ -12,19 +12,18 @@ from http import HTTPStatus
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
-from PIL import Image, ImageDraw
-
-from nemovlm import runtime
-from nemovlm.embedder import Embedder
-from nemovlm.engines.remote.discovery import ask
 from nemovlm.errors import IndexStorageError, NemoVLMError
-from nemovlm.inputs import Vector
 from nemovlm.models.catalogue import find_card
 from nemovlm.paths import local_path
-from nemovlm.wire.address import Address
-from nemovlm.wire.replies import read_models
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from nemovlm.embedder import Embedder
+    from nemovlm.inputs import Vector
+    from nemovlm.wire.address import Address
 
 P = ParamSpec("P")
 
@@ -62,7 +61,7 @@ def examine_extras() -> Iterator[Finding]:
         yield Finding(f"extra {extra}", text)
 
 
-def examine_servers(embedder: Embedder) -> Iterator[Finding]:
+def examine_servers(embedder: "Embedder") -> Iterator[Finding]:
     """Yield what is found of the servers of an embedder, one after the other, and of their vectors.
 
     Blocks on the servers. Yields nothing for a local engine.
@@ -126,12 +125,15 @@ def _attempt(name: str, look: Callable[P, tuple[str, bool]], *args: P.args, **kw
         return Finding(name, str(error), sound=False)
 
 
-def _get(embedder: Embedder, address: Address, route: str) -> tuple[int, bytes]:
+def _get(embedder: "Embedder", address: "Address", route: str) -> tuple[int, bytes]:
+    from nemovlm import runtime
+    from nemovlm.engines.remote.discovery import ask
+
     reply = runtime.run(ask(embedder.settings, address, route))
     return reply.status_code, reply.content
 
 
-def _health(embedder: Embedder, address: Address) -> tuple[str, bool]:
+def _health(embedder: "Embedder", address: "Address") -> tuple[str, bool]:
     begun = time.perf_counter()
     status, _ = _get(embedder, address, "/health/ready")
     milliseconds = 1000 * (time.perf_counter() - begun)
@@ -141,7 +143,9 @@ def _health(embedder: Embedder, address: Address) -> tuple[str, bool]:
     return f"{'ready' if ready else f'not ready ({status})'}, {milliseconds:.0f} ms", ready
 
 
-def _models(embedder: Embedder, address: Address) -> tuple[str, bool]:
+def _models(embedder: "Embedder", address: "Address") -> tuple[str, bool]:
+    from nemovlm.wire.replies import read_models
+
     status, content = _get(embedder, address, "/models")
     if status != HTTPStatus.OK:
         return f"answered {status}", False
@@ -152,7 +156,7 @@ def _models(embedder: Embedder, address: Address) -> tuple[str, bool]:
     return shown + ("" if served else f"; {embedder.model} is not among them"), served
 
 
-def _probe(embed: Callable[[], Vector], rounds: int) -> tuple[str, bool]:
+def _probe(embed: "Callable[[], Vector]", rounds: int) -> tuple[str, bool]:
     seconds = []
     for _ in range(rounds):
         begun = time.perf_counter()
@@ -161,7 +165,7 @@ def _probe(embed: Callable[[], Vector], rounds: int) -> tuple[str, bool]:
     return f"dimension {vector.size}, {1000 * median(seconds):.0f} ms", True
 
 
-def _space(embedder: Embedder, address: Address) -> tuple[str, bool]:
+def _space(embedder: "Embedder", address: "Address") -> tuple[str, bool]:
     """Compare what the server says of itself, as far as it does, and what the catalogue knows of the model."""
     card = find_card(embedder.model)
     status, content = _get(embedder, address, "/metadata")
@@ -178,7 +182,9 @@ def _space(embedder: Embedder, address: Address) -> tuple[str, bool]:
     return f"dimension {embedder.dimension}, {'as' if same else f'not {wanted} as'} the catalogue says", same
 
 
-def _page() -> Image.Image:
+def _page() -> "Image.Image":
+    from PIL import Image, ImageDraw
+
     page = Image.new("RGB", (612, 792), "white")
     ImageDraw.Draw(page).text((72, 72), _TEXT, "black")
     return page

@@ -10,15 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemovlm.errors import MissingExtraError
-from nemovlm.images import data_url
 
-try:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    if TYPE_CHECKING:
-        from nemovlm.index import Hit
-except ImportError as missing:
-    raise MissingExtraError("the HTML report", "cli") from missing
+if TYPE_CHECKING:
+    from nemovlm.index import Hit
 
 _WORD = re.compile(r"\w+")
 _SHORT_WORD = 3  # the, of, in: words of this length or less do not show where an answer is
@@ -57,7 +51,17 @@ def snippet(text: str, question: str, length: int = 160) -> str:
 
 
 def render_html(answers: Sequence[Answer], *, title: str, subtitle: str) -> str:
-    """Return one self-contained HTML page: no scripts, and nothing is loaded from anywhere."""
+    """Return one self-contained HTML page: no scripts, and nothing is loaded from anywhere.
+
+    Raises:
+        MissingExtraError: jinja2 is not installed.
+    """
+    from nemovlm.images import data_url
+
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    except ImportError as missing:
+        raise MissingExtraError("the HTML report", "cli") from missing
     environment = Environment(
         loader=PackageLoader("nemovlm.cli", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )

@@ -20,3 +20,14 @@ def library_index(samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         (folder / "said").write_text(said)
 
     return once(tmp_path_factory, "library-index", make)
+
+
+@pytest.fixture(scope="session")
+def tiny_db(vl_folder: Path, samples: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of four pages, made with the tiny checkpoint. Read only."""
+    from nemovlm import Embedder, PageIndex
+
+    folder = tmp_path_factory.mktemp("tiny") / "db"
+    with Embedder(vl_folder) as embedder:
+        PageIndex(folder, embedder).add(samples / "archive-bulletin.pdf", modality="image")
+    return folder

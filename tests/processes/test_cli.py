@@ -7,10 +7,13 @@ All else runs in the process of the tests (`nemovlm_here`).
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +49,64 @@ def test_the_right_page_comes_first(db: Path) -> None:
     answers = json.loads(out)
     found = [(answer["hits"][0]["document"].split("/")[-1], answer["hits"][0]["page"]) for answer in answers]
     assert found == [(question.document, question.page) for question in QUESTIONS]
+
+
+def test_questions_from_standard_input(tiny_db: Path, served_vl: str) -> None:
+    """Piped in, one a line, questions are answered as those of the command are; blank lines are none."""
+    command = [*COMMAND, "search", "--db", str(tiny_db), "--base-url", served_vl, "--json"]
+    piped = subprocess.run(command, input=b"one\n\n two \n\xff\n", capture_output=True, check=True, timeout=60).stdout
+    named = subprocess.run([*command, "one", "two", "\ufffd"], capture_output=True, check=True, timeout=60).stdout
+    assert json.loads(piped) == json.loads(named)
+    assert [answer["question"] for answer in json.loads(piped)] == ["one", "two", "\ufffd"]
+
+
+AT_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C comes from it
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("end", ["\n", "\x04", "\x03"], ids=["empty line", "Ctrl-D", "Ctrl-C"])
+def test_questions_at_a_terminal(end: str, tiny_db: Path, served_vl: str) -> None:
+    """Without a question the command asks for one after the other; one that fails is told, and it goes on."""
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-c", AT_TERMINAL, *COMMAND, "search", "--db", str(tiny_db), "--base-url", served_vl]
+    streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+    environment = {**os.environ, "TERM": "dumb"}
+    with subprocess.Popen(command, **streams, env=environment, start_new_session=True) as process:  # type: ignore[call-overload]
+        os.close(theirs)
+
+        said = b""
+
+        def until(what: bytes) -> None:
+            nonlocal said
+            while what not in said:
+                said += os.read(ours, 4096)
+            said = said.partition(what)[2]
+
+        try:
+            for question, answer in [(b"one", b"of 4\r\n"), (b"x" * 2000, b"error: "), (b"two", b"of 4\r\n")]:
+                until(b"\n> ")
+                os.write(ours, question + b"\n")
+                until(answer)
+            until(b"\n> ")
+            while process.poll() is None:  # again: Python misses a Ctrl-C in the moment before it waits for keys
+                with suppress(OSError):  # Linux says so that nobody has the other end any more
+                    os.write(ours, end.encode())
+                    if select.select([ours], [], [], 0.2)[0]:
+                        os.read(ours, 4096)
+            assert process.returncode == 0
+        finally:
+            process.kill()
+            os.close(ours)
+
+
+def test_an_answer_to_each_question_is_no_page_of_html(tiny_db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a terminal --html is refused, before anything is loaded."""
+    monkeypatch.setattr("nemovlm.cli.index._at_a_terminal", lambda: True)
+    assert "--html is written once" in nemovlm_here("search", "--db", tiny_db, "--html", "a.html", code=1)[1]
 
 
 @pytest.fixture(scope="module")

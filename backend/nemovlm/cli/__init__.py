@@ -20,7 +20,7 @@ def main() -> None:
 
 
 def _make_printable() -> None:
-    """Let what is printed hold any text: what its encoding has not is escaped.
+    """Let what is printed hold any text: what its encoding has not is escaped. What is read may be no text, too.
 
     A stream that was closed leads nowhere from here on, or the next file to be opened would get its number.
     """
@@ -28,5 +28,5 @@ def _make_printable() -> None:
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for as long as the process lives
-        elif isinstance(stream, TextIOWrapper) and mode == "w":
-            stream.reconfigure(errors="backslashreplace")
+        elif isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace" if mode == "w" else "replace")

@@ -1,5 +1,8 @@
 """The commands that make and use vectors: `index`, `search`, `embed` and `delete`."""
 
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,7 +30,7 @@ from nemovlm.cli.console import (
     stdout,
     write,
 )
-from nemovlm.errors import ConfigurationError
+from nemovlm.errors import ConfigurationError, NemoVLMError
 from nemovlm.paths import readable_name
 
 if TYPE_CHECKING:
@@ -101,7 +104,12 @@ def index(
 @command
 def search(
     questions: Annotated[
-        list[str] | None, typer.Argument(help="Questions, each in quotes.", show_default=False)
+        list[str] | None,
+        typer.Argument(
+            help="Questions, each in quotes. Without any they are asked for, one after the other, or read from "
+            "standard input, one a line.",
+            show_default=False,
+        ),
     ] = None,
     *,
     db: Db,
@@ -119,20 +127,36 @@ def search(
     from nemovlm.inputs import replace_surrogates
     from nemovlm.parity import model_on_engine
 
-    if (image is None) == (not questions):
+    if image is not None and questions:
+        raise ConfigurationError("ask questions, or give a picture with --image; not both")
+    asking = image is None and not questions and _at_a_terminal()
+    if image is None and not asking and not (questions := questions or _lines(sys.stdin)):
         raise ConfigurationError("ask at least one question, or give one picture with --image")
+    if asking and html is not None:
+        raise ConfigurationError("--html is written once: name the questions in the command, or pipe them in")
     pages = open_index(db, engine=engine, base_url=base_url, device=device)
-    answers = [Answer(question, pages.search(question, k)) for question in map(replace_surrogates, questions or [])]
-    if image is not None:
+
+    def answer(questions: Sequence[str]) -> list[Answer]:
+        return [Answer(*pair) for pair in zip(questions, pages.search_many(questions, k), strict=True)]
+
+    def show(answers: Sequence[Answer]) -> None:
+        if as_json:
+            print_json([answer.as_dict() for answer in answers], indent=2)
+        else:
+            for answer in answers:
+                _print(answer)
+
+    if asking:
+        _converse(lambda question: show(answer([question])), debug)
+        return
+    if image is None:
+        answers = answer(list(map(replace_surrogates, questions or [])))
+    else:
         answers = [Answer(readable_name(image.name), pages.search(image, k))]
     if html is not None:  # first: whoever reads what is printed may stop before its end
         subtitle = f"{len(pages)} pages in {readable_name(db)}; {model_on_engine(pages.embedder.describe())}"
         write(html, render_html(answers, title="Pages found", subtitle=subtitle))
-    if as_json:
-        print_json([answer.as_dict() for answer in answers], indent=2)
-    else:
-        for answer in answers:
-            _print(answer)
+    show(answers)
 
 
 @command
@@ -183,6 +207,32 @@ def delete(
     if not (count := pages.delete(document)):
         raise ConfigurationError(f"{document} is not in {db}; it has: {', '.join(pages.documents()) or 'nothing'}")
     say(f"{count} pages of {document} deleted; the index in {db} has {len(pages)}")
+
+
+def _at_a_terminal() -> bool:
+    return sys.stdin.isatty()
+
+
+def _lines(stream: Iterable[str]) -> list[str]:
+    return [line.strip() for line in stream if line.strip()]
+
+
+def _converse(answer: Callable[[str], None], debug: bool) -> None:
+    """Answer questions from the terminal, until there is none: an empty line, Ctrl-D or Ctrl-C. One may fail."""
+    with suppress(ImportError):  # Windows has none
+        import readline  # noqa: F401 - input() edits lines with it, and remembers them
+
+    say("ask a question; an empty line ends")
+    with suppress(EOFError, KeyboardInterrupt):
+        while question := input("> " if stdout.is_terminal else "").strip():
+            try:
+                answer(question)
+            except NemoVLMError as error:
+                if debug:
+                    raise
+                say(f"error: {error}", style="red")
+        return
+    stderr.print()  # the next prompt of the shell gets a line of its own
 
 
 def _print(answer: "Answer") -> None:

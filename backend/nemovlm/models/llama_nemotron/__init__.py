@@ -38,7 +38,7 @@ chat_template = Path(str(files("nemovlm"))) / "models" / "llama_nemotron" / "nem
 
 def check_weights(folder: Path) -> None:
     """See `Family.check_weights`."""
-    from nemovlm.models.llama_nemotron.module import check_weights
+    from nemovlm.models.llama_nemotron.weights import check_weights
 
     check_weights(folder)
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-# Tokens by which an item may be longer than twice the oldest. Nothing is padded, but all answers of a pass come at once,
-# and a query should not wait for a page.
+# Tokens by which an item may be longer than twice the oldest. Nothing is padded, but a pass answers as a whole, and a
+# query should not wait for a page.
 _LONGER = 32
 
 

@@ -109,7 +109,7 @@ def module_of_before(folder: Path, **settings: Any) -> Iterator[Embedder]:
             self._reference = load_reference(folder, device=device, dtype=getattr(torch, dtype))
 
         def embed(self, batch: Sequence[ModelInput]) -> Vector:
-            return self._reference.embed(batch, self._preprocess.image_ids[1])
+            return self._reference.embed(batch, self.image_token)
 
     with Embedder(folder, **settings) as embedder:
         with mock.patch.object(local, "LocalLlamaNemotron", Before):

@@ -52,9 +52,9 @@ CARDS: tuple[ModelCard, ...] = (
     _row(
         id=POCKET,
         architecture=VISION,
-        revision="3",
+        revision="4",
         on_hub=False,
-        vision=replace(NEMOTRON_TILING, tile=256),
+        vision=replace(NEMOTRON_TILING, tile=256, thumbnail=False),
         license="Apache-2.0",
         note="travels in the package; reads print and finds words rather than meanings; for trials, demos and tests",
     ),

@@ -28,6 +28,11 @@ class LocalLlamaNemotron:
         self._module = load_model(folder, device=device, dtype=getattr(torch, dtype))
         self._device = device
 
+    @property
+    def image_token(self) -> int:
+        """The token that stands for a feature of an image."""
+        return self._preprocess.image_ids[1]
+
     def prepare(self, item: Item) -> ModelInput:
         """Return token ids with room for the image, and its tiles (t, side, side, 3) uint8.
 
@@ -46,18 +51,20 @@ class LocalLlamaNemotron:
         order = sorted(range(len(batch)), key=lambda index: len(batch[index].ids))
         items = [batch[index] for index in order]
         packing = Packing(tuple(len(item.ids) for item in items), self._device)
-        ids = np.concatenate([np.asarray(item.ids) for item in items])
-        tiles = [item.pixels for item in items if item.pixels is not None]
+        ids = torch.cat([torch.as_tensor(item.ids) for item in items])
+        tiles = [torch.from_numpy(item.pixels) for item in items if item.pixels is not None]
         if not tiles:
             vectors = self._module(self._put(ids), packing)
         else:
             assert isinstance(self._module, LlamaNemotronVLModel)  # noqa: S101 - only its cards have vision
-            features = self._module.image_features(self._put(np.concatenate(tiles)))
-            places = np.flatnonzero(ids == self._preprocess.image_ids[1])
+            features = self._module.image_features(self._put(torch.cat(tiles)))
+            places = (ids == self.image_token).nonzero().flatten()
             vectors = self._module(self._put(ids), packing, (features, self._put(places)))
         numbers = np.empty(vectors.shape, np.float32)
         numbers[order] = vectors.cpu().numpy()
         return numbers
 
-    def _put(self, numbers: NDArray[np.generic]) -> torch.Tensor:
-        return torch.from_numpy(numbers).to(self._device)
+    def _put(self, numbers: torch.Tensor) -> torch.Tensor:
+        if self._device.startswith("cuda"):  # the copy then waits for no computation that is under way, nor we for it
+            return numbers.pin_memory().to(self._device, non_blocking=True)
+        return numbers.to(self._device)

@@ -103,13 +103,13 @@ def test_the_pocket_model_lies_in_the_package() -> None:
     """The pocket model is found without a download, and its identity tells its version."""
     checkpoint = find_checkpoint(POCKET)
     assert checkpoint.folder is not None
-    assert checkpoint.identity == f"{POCKET}@4"
+    assert checkpoint.identity == f"{POCKET}@3"
 
 
 def test_the_pocket_model_has_the_revision_that_it_has() -> None:
     """Naming another revision is an error, and no other identity for the same weights; a server may have another."""
-    assert find_checkpoint(POCKET, "4").identity == f"{POCKET}@4"
-    with pytest.raises(ConfigurationError, match=r"travels in this package, at revision '4'; there is no revision '1'"):
+    assert find_checkpoint(POCKET, "3").identity == f"{POCKET}@3"
+    with pytest.raises(ConfigurationError, match=r"travels in this package, at revision '3'; there is no revision '1'"):
         find_checkpoint(POCKET, "1")
     assert find_checkpoint(POCKET, "1", served=True).card.revision == "1"
 

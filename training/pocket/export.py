@@ -72,7 +72,6 @@ def _config(vocabulary: dict[str, str]) -> dict[str, object]:
         "dynamic_image_size": True,
         "min_dynamic_patch": 1,
         "max_dynamic_patch": MAX_TILES,
-        "use_thumbnail": False,  # a whole page at 256 pixels has no print that can be read
     }
 
 

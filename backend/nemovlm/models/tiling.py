@@ -69,7 +69,7 @@ class Tiling:
     @property
     def fingerprint(self) -> str:
         """How the name of the vector space says it."""
-        return f"tiles={self.max_tiles}" + ("" if self.thumbnail else ",thumbnail=no")
+        return f"tiles={self.max_tiles}"
 
     @property
     def max_tokens(self) -> int:

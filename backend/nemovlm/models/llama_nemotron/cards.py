@@ -52,9 +52,9 @@ CARDS: tuple[ModelCard, ...] = (
     _row(
         id=POCKET,
         architecture=VISION,
-        revision="4",
+        revision="3",
         on_hub=False,
-        vision=replace(NEMOTRON_TILING, tile=256, thumbnail=False),
+        vision=replace(NEMOTRON_TILING, tile=256),
         license="Apache-2.0",
         note="travels in the package; reads print and finds words rather than meanings; for trials, demos and tests",
     ),

@@ -9,7 +9,7 @@ from torch.nn.functional import linear
 
 # Rows that a CPU computes at once: what comes in between stays in its caches, and memory that was given back is taken
 # again instead of new pages.
-_ROWS = 512
+_ROWS = 256
 # Numbers of a weight that are looked at before all are, and the share of them, and of the whole, that makes trimming
 # worth it.
 _SAMPLE = 4096
@@ -68,7 +68,9 @@ class _TrimmedLinear(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         shape = (*states.shape[:-1], self.outputs)
         output = states.new_zeros(shape) if self.bias is None else self.bias.expand(shape).clone()
-        some = linear(states.index_select(-1, self.columns), self.weight)
+        if len(self.columns) < states.shape[-1]:
+            states = states.index_select(-1, self.columns)
+        some = linear(states, self.weight)
         return output.index_add_(-1, self.rows, some)
 
 

@@ -55,10 +55,6 @@ def check(folder: Path, card: ModelCard) -> None:
             f"{folder} cuts tiles of {found.tile} pixels worth {found.tokens_per_tile} tokens; {card.id} has "
             f"{wanted.tile} and {wanted.tokens_per_tile}"
         )
-    if found and wanted and found.thumbnail != wanted.thumbnail:
-        raise CheckpointError(
-            f"{folder} has use_thumbnail {found.thumbnail} in its config.json; {card.id} has {wanted.thumbnail}"
-        )
 
 
 def tiling_of(config: Mapping[str, Any], processor: Mapping[str, Any]) -> Tiling:
@@ -75,7 +71,6 @@ def tiling_of(config: Mapping[str, Any], processor: Mapping[str, Any]) -> Tiling
         tokens_per_tile=int(patches**2 * float(config.get("downsample_ratio", 0.5)) ** 2),
         min_tiles=int(smallest),
         max_tiles=int(largest),
-        thumbnail=bool(config.get("use_thumbnail", True)),
     )
 
 

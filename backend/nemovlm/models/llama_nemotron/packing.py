@@ -44,8 +44,10 @@ class Packing:
 
     @cached_property
     def positions(self) -> Tensor:
-        """The position of each token in its sequence: (n,) int64."""
-        return torch.cat([torch.arange(length).repeat(count) for count, length in self.runs]).to(self.device)
+        """The position of each token in its sequence: (n,) int32."""
+        return torch.cat([torch.arange(length, dtype=torch.int32).repeat(count) for count, length in self.runs]).to(
+            self.device
+        )
 
     @cached_property
     def _bounds(self) -> Tensor:

@@ -52,12 +52,12 @@ class LocalLlamaNemotron:
         items = [batch[index] for index in order]
         packing = Packing(tuple(len(item.ids) for item in items), self._device)
         ids = torch.cat([torch.as_tensor(item.ids) for item in items])
-        tiles = [torch.from_numpy(item.pixels) for item in items if item.pixels is not None]
+        tiles = [item.pixels for item in items if item.pixels is not None]
         if not tiles:
             vectors = self._module(self._put(ids), packing)
         else:
             assert isinstance(self._module, LlamaNemotronVLModel)  # noqa: S101 - only its cards have vision
-            features = self._module.image_features(self._put(torch.cat(tiles)))
+            features = self._module.image_features(self._put(torch.from_numpy(np.concatenate(tiles))))
             places = (ids == self.image_token).nonzero().flatten()
             vectors = self._module(self._put(ids), packing, (features, self._put(places)))
         numbers = np.empty(vectors.shape, np.float32)

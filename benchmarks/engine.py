@@ -1,9 +1,11 @@
-"""Items per second of the transformers engine through `Embedder.embed`, against a plain loop.
+"""Items per second of the transformers engine through `Embedder.embed`, against a plain loop and the module of before.
 
-The baseline is the loop that one writes first: the same torch module, tokenizer and tiles, one item at a time, no
-batches and no threads of its own. Three kinds of work: short texts, pages as images, and both mixed (half of the
-texts, half of the pages, every other page with a few words). The model is random and small (about 23 million
-weights); its vectors must agree. Loading it and rendering the pages do not count. Needs reportlab.
+The plain loop is the one that one writes first: the same torch module, tokenizer and tiles, one item at a time, no
+batches and no threads of its own. The module of before is built of transformers' parts, and pads its batches
+(`tests/support/reference.py`); it runs in the same engine. Three kinds of work: short texts, pages as images, and both
+mixed (half of the texts, half of the pages, every other page with a few words). The models: a random one of about 23
+million weights, and the one that travels in the package. All vectors must agree. Loading and rendering do not count.
+Needs reportlab.
 
     python benchmarks/engine.py
     python benchmarks/engine.py --device cuda --texts 4096 --pages 256
@@ -12,11 +14,14 @@ weights); its vectors must agree. Loading it and rendering the pages do not coun
 import argparse
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -27,8 +32,13 @@ from tokenizers import Tokenizer
 
 from nemovlm import Embedder, Passage, iter_pages
 from nemovlm.inputs import Vector
+from nemovlm.models.base import ModelInput
 from nemovlm.models.checkpoint import find_checkpoint
-from nemovlm.models.llama_nemotron.module import LlamaNemotronVLModel, load_model
+from nemovlm.models.llama_nemotron import local
+from nemovlm.models.llama_nemotron.cards import POCKET
+from nemovlm.models.llama_nemotron.module import LlamaNemotronVLModel
+from nemovlm.models.llama_nemotron.packing import Packing
+from nemovlm.models.llama_nemotron.weights import load_model
 from nemovlm.models.tiling import Tiling
 
 LARGER_LLM = {
@@ -73,18 +83,38 @@ class PlainLoop:
     @torch.inference_mode()
     def _embed_one(self, item: Passage) -> Vector:
         if item.image is None:
-            output = self._model(self._ids(f"passage: {item.text}"))
+            ids, images = self._ids(f"passage: {item.text}"), None
         else:
             assert isinstance(item.image, Image.Image)
             tiles = torch.from_numpy(self.tiling.cut(item.image))
             features = self._model.image_features(tiles.to(self._device))
             image = f"<img>{'<IMG_CONTEXT>' * len(features)}</img>"
-            output = self._model(self._ids(f"passage: {image} {item.text or ''}"), None, features, self._image_token)
-        vector: Vector = output[0].cpu().numpy()
+            ids = self._ids(f"passage: {image} {item.text or ''}")
+            images = features, (ids == self._image_token).nonzero().flatten()
+        vector: Vector = self._model(ids, Packing((len(ids),), self._device), images)[0].cpu().numpy()
         return vector
 
     def _ids(self, prompt: str) -> torch.Tensor:
-        return torch.tensor([self._tokenizer.encode(prompt).ids], device=self._device)
+        return torch.tensor(self._tokenizer.encode(prompt).ids, device=self._device)
+
+
+@contextmanager
+def module_of_before(folder: Path, **settings: Any) -> Iterator[Embedder]:
+    """Open an embedder that runs the module built of transformers' parts."""
+    from tests.support.reference import load_reference
+
+    class Before(local.LocalLlamaNemotron):
+        def __init__(self, folder: Path, card: Any, *, max_tokens: int | None, device: str, dtype: str) -> None:
+            self._preprocess = local.Preprocessor(folder, card, max_tokens)
+            self._reference = load_reference(folder, device=device, dtype=getattr(torch, dtype))
+
+        def embed(self, batch: Sequence[ModelInput]) -> Vector:
+            return self._reference.embed(batch, self.image_token)
+
+    with Embedder(folder, **settings) as embedder:
+        with mock.patch.object(local, "LocalLlamaNemotron", Before):
+            embedder.embed_query("load it")
+        yield embedder
 
 
 def write_checkpoint(
@@ -104,9 +134,11 @@ def write_checkpoint(
     config["vision_config"] |= vit
     config["force_image_size"] = vit["image_size"]
     config_file.write_text(json.dumps(config), encoding="utf-8")
+    from tests.support.reference import Reference
+
     torch.manual_seed(0)
     with torch.device(device):
-        model = LlamaNemotronVLModel(config).to(dtype)
+        model = Reference(config).to(dtype)
     weights = {name: weight.cpu().contiguous() for name, weight in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors")
     return folder
@@ -124,22 +156,47 @@ def workloads(pdf: Path, tiling: Tiling, texts: int, pages: int) -> dict[str, li
     return {"short texts": short, "pages": images, "mixed": mixed}
 
 
-def measure(name: str, items: list[Passage], loop: PlainLoop, embedder: Embedder, rounds: int) -> list[str]:
-    """Return a row of the table."""
-    ways: list[Callable[[list[Passage]], Vector]] = [loop.embed, embedder.embed]
-    ours, theirs = (way(items) for way in ways)  # warms up as well
-    difference = float(np.abs(ours - theirs).max())
+def measure(name: str, items: list[Passage], ways: dict[str, Any], rounds: int) -> list[str]:
+    """Return a row of the table: `ways` are the loop, the module of before, and the engine."""
+    loop, before, ours = (way.embed(items) for way in ways.values())  # warms up as well
+    difference = float(max(np.abs(ours - loop).max(), np.abs(ours - before).max()))
     if difference > TOLERANCE:
         raise SystemExit(f"{name}: not comparable, the vectors differ by {difference:.1e}")
-    times = in_turns({str(n): partial(seconds, partial(way, items)) for n, way in enumerate(ways)}, rounds).values()
-    slow, fast = ([len(items) / time for time in run] for run in times)
+    timed = {way: partial(seconds, partial(engine.embed, items)) for way, engine in ways.items()}
+    of_loop, of_before, of_ours = ([len(items) / time for time in run] for run in in_turns(timed, rounds).values())
     return [
         f"{len(items)} {name}" if name != "mixed" else f"{len(items)} items, mixed",
-        spread(slow, 1),
-        spread(fast, 1),
-        spread(ratios(fast, slow)),
+        spread(of_loop, 1),
+        spread(of_before, 1),
+        spread(of_ours, 1),
+        spread(ratios(of_ours, of_loop)),
+        spread(ratios(of_ours, of_before)),
         f"{difference:.0e}",
     ]
+
+
+def compare(title: str, folder: Path, pdf: Path, given: argparse.Namespace) -> None:
+    """Print the table of a model."""
+    loop = PlainLoop(folder, given.device)
+    settings = {"engine": "transformers", "device": given.device, "dtype": "float32"}
+    with module_of_before(folder, **settings) as before, Embedder(folder, **settings) as embedder:
+        ways = {"loop": loop, "before": before, "ours": embedder}
+        works = workloads(pdf, loop.tiling, given.texts, given.pages)
+        rows = [measure(work, items, ways, given.rounds) for work, items in works.items()]
+    head = [
+        "",
+        "plain loop, items/s",
+        "module of before, items/s",
+        "`Embedder.embed`, items/s",
+        "of the loop",
+        "of before",
+    ]
+    device = torch.cuda.get_device_name(given.device) if given.device.startswith("cuda") else given.device
+    show(
+        f"{title}, {given.rounds} rounds",
+        [[*head, "largest difference"], *rows],
+        ["median (min..max)", f"device: {device}, float32", machine("torch", "transformers", "tokenizers")],
+    )
 
 
 def main() -> None:
@@ -151,19 +208,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     with TemporaryDirectory() as name:
-        folder = write_checkpoint(Path(name) / "random-vl")
-        loop = PlainLoop(folder, given.device)
-        with Embedder(folder, device=given.device, dtype="float32") as embedder:
-            pdf = sample_pdf(Path(name) / "samples.pdf", given.pages)
-            works = workloads(pdf, loop.tiling, given.texts, given.pages)
-            rows = [measure(work, items, loop, embedder, given.rounds) for work, items in works.items()]
-    head = ["", "plain loop, items/s", "`Embedder.embed`, items/s", "ratio", "largest difference"]
-    device = torch.cuda.get_device_name(given.device) if given.device.startswith("cuda") else given.device
-    show(
-        f"Transformers engine against a plain loop, {given.rounds} rounds",
-        [head, *rows],
-        ["median (min..max)", f"device: {device}, float32", machine("torch", "transformers", "tokenizers")],
-    )
+        pdf = sample_pdf(Path(name) / "samples.pdf", given.pages)
+        compare("A random model", write_checkpoint(Path(name) / "random-vl"), pdf, given)
+        compare("The pocket model", find_checkpoint(POCKET).fetch(), pdf, given)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import asyncio
 import pickle
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from io import BytesIO
@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from nemovlm import Embedder, Passage, runtime
 from nemovlm.errors import (
     AuthenticationError,
+    EngineError,
     EngineUnavailableError,
     ImageError,
     InputError,
@@ -25,6 +27,8 @@ from nemovlm.errors import (
     ServerError,
 )
 from nemovlm.images import encode_png
+from nemovlm.models.base import ModelInput
+from nemovlm.models.llama_nemotron import local
 from tests.support.checkpoints import case_image
 from tests.support.clock import JumpingClock
 
@@ -249,8 +253,6 @@ def test_many_loops_one_embedder(vl: Embedder) -> None:
 
 def test_many_threads_load_once(vl_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model is loaded on first use, once, whatever the number of threads that ask for it."""
-    from nemovlm.models.llama_nemotron import local
-
     loads = []
     load = local.load_model
     monkeypatch.setattr(local, "load_model", lambda *a, **k: (loads.append(1), load(*a, **k))[1])
@@ -261,6 +263,31 @@ def test_many_threads_load_once(vl_folder: Path, monkeypatch: pytest.MonkeyPatch
     assert len(loads) == 1
     assert all(np.array_equal(vector, vectors[0]) for vector in vectors)
     embedder.close()
+
+
+def test_a_pass_that_needs_too_much_memory_is_halved(vl_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the memory of a GPU runs out, smaller passes give every vector, and later ones are small at once."""
+    passes: list[int] = []
+    embed = local.LocalLlamaNemotron.embed
+
+    def short_of_memory(model: local.LocalLlamaNemotron, batch: Sequence[ModelInput]) -> Any:
+        passes.append(len(batch))
+        if len(batch) > 3 or any(len(item.ids) > 300 for item in batch):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return embed(model, batch)
+
+    texts = [f"text {number:02}" for number in range(16)]
+    with Embedder(vl_folder) as embedder:
+        expected = embedder.embed(texts)
+    monkeypatch.setattr(local.LocalLlamaNemotron, "embed", short_of_memory)
+    with Embedder(vl_folder) as embedder:
+        assert np.abs(embedder.embed(texts) - expected).max() <= 1e-6
+        passes.clear()
+        assert np.abs(embedder.embed(texts) - expected).max() <= 1e-6
+        assert max(passes) <= 3
+        with pytest.raises(EngineError, match=r"too little memory for this item \(CUDA out of memory"):
+            embedder.embed(["long " * 100])
+        assert np.abs(embedder.embed(texts[:1]) - expected[:1]).max() <= 1e-6
 
 
 def test_closing_twice_and_using_again(vl_folder: Path) -> None:

@@ -9,8 +9,13 @@ import reportlab  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from nemovlm import Embedder
+from nemovlm import Embedder, Passage
+from nemovlm.inputs import Item
+from nemovlm.models.checkpoint import find_checkpoint
+from nemovlm.models.llama_nemotron.cards import POCKET
+from nemovlm.models.llama_nemotron.local import LocalLlamaNemotron
 from tests.support.once import once
+from tests.support.reference import load_reference
 from tests.support.samples import SAMPLES
 
 VERA = str(Path(reportlab.__file__).parent / "fonts" / "Vera.ttf")
@@ -35,6 +40,21 @@ def printed(text: str) -> Image.Image:
         lines = [*lines[:-1], wider] if draw.textlength(wider, font) <= 464 else [*lines, word]
     draw.multiline_text((24, 24), "\n".join(lines), "black", font, spacing=9)
     return page
+
+
+def test_its_attention_is_the_shift_that_stands_for_it(pocket: Embedder) -> None:
+    """Computed in full, as transformers and vLLM do it, the attention of its tower makes the same vectors."""
+    folder = find_checkpoint(POCKET).folder
+    assert folder is not None
+    local = LocalLlamaNemotron(folder, find_checkpoint(POCKET).card, max_tokens=None, device="cpu", dtype="float32")
+    page = printed(paragraphs()[0])
+    items = [
+        local.prepare(Item("passage", text, image, "END")) for text, image in (("a caption", page), ("words", None))
+    ]
+    full = load_reference(folder).embed(items, local.image_token)
+    full /= np.linalg.norm(full, axis=1, keepdims=True)
+    ours = pocket.embed([Passage(text="a caption", image=page), Passage(text="words")])
+    assert np.abs(ours - full).max() <= 1e-6
 
 
 @pytest.fixture(scope="session")

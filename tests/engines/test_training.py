@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from nemovlm import Embedder
-from nemovlm.models.llama_nemotron.module import load_model
+from nemovlm.models.llama_nemotron.packing import Packing
+from nemovlm.models.llama_nemotron.weights import load_model
 from training.pocket import drawing, fitting, joining, llama, loop, reading, tokens, tower, vocabulary
 from training.pocket.codes import FEATURES
 from training.pocket.corpus import Document, distinct
@@ -333,12 +334,12 @@ def test_patches_that_show_the_same_weigh_less(exported: Path) -> None:
     language = model.language_model
     torch.manual_seed(0)
     weight, bias = llama.patch_states(torch.eye(FEATURES), torch.zeros(FEATURES))
-    begin = language.embed_tokens(torch.tensor([[0]]))
+    begin = language.embed(torch.tensor([0]))
 
     @torch.no_grad()
     def heard(codes: torch.Tensor) -> torch.Tensor:
-        states = torch.cat([begin, (codes @ weight.T + bias)[None]], dim=1)
-        told = language(inputs_embeds=states).last_hidden_state[0, 1:, llama.RESERVED :]
+        states = torch.cat([begin, codes @ weight.T + bias])
+        told = language(states, Packing.even(1, len(states), "cpu"))[1:, llama.RESERVED :]
         return told[:, :FEATURES].norm(dim=1) / codes.norm(dim=1)
 
     codes = F.normalize(torch.randn(40, FEATURES), dim=1) * torch.linspace(0.4, 2.0, 40)[:, None]

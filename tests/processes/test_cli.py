@@ -93,10 +93,10 @@ def test_questions_at_a_terminal(end: str, tiny_db: Path, served_vl: str) -> Non
                 until(answer)
             until(b"\n> ")
             while process.poll() is None:  # again: Python misses a Ctrl-C in the moment before it waits for keys
+                os.write(ours, end.encode())
                 with suppress(OSError):  # Linux says so that nobody has the other end any more
-                    os.write(ours, end.encode())
-                    if select.select([ours], [], [], 0.2)[0]:
-                        os.read(ours, 4096)
+                    while select.select([ours], [], [], 5)[0] and os.read(ours, 4096):
+                        pass
             assert process.returncode == 0
         finally:
             process.kill()

@@ -25,7 +25,7 @@ finally:
     print("loaded", *(name for name in {HEAVY!r} if name in sys.modules), file=sys.stderr)
 """
 EMBEDDER = {"numpy", "PIL", "pydantic_settings"}
-LOCAL = {"torch", "transformers", "tokenizers", "safetensors", "huggingface_hub"}
+LOCAL = {"torch", "tokenizers", "safetensors"}
 INDEX = {"lance", "pyarrow"}
 
 

@@ -19,24 +19,24 @@ from nemovlm.models.truncation import truncate_tokens
     budget=st.integers(1, 9000),
 )
 def test_a_pass_takes_the_oldest_and_stays_within_the_budget(lengths: dict[int, int], budget: int) -> None:
-    """No item is doubled, the oldest never waits, and a padded pass is over the budget only if it is one item."""
+    """No item is doubled, the oldest never waits, and a pass is over the budget only if it is one item."""
     batch = next_batch(lengths, budget)
     assert len(set(batch)) == len(batch)
     assert batch[0] == next(iter(lengths))
-    assert len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= budget
+    assert len(batch) == 1 or sum(lengths[index] for index in batch) <= budget
 
 
 @pytest.mark.parametrize(
     ("lengths", "expected"),
     [
-        ([10, 10, 900, 10], [0, 1, 3]),  # one long item would make three short ones long
-        ([900, 10, 880, 10], [0, 2]),  # and short ones would be mostly padding
+        ([10, 10, 900, 10], [0, 1, 3]),  # three short ones would wait for the long one
+        ([900, 10, 880, 10], [0, 2, 1, 3]),  # which does not wait for them
         ([8, 30, 16, 12], [0, 3, 2, 1]),  # but what is short anyway travels together
         ([100] * 50, list(range(40))),  # up to the budget
     ],
 )
 def test_items_of_like_length_keep_company(lengths: list[int], expected: list[int]) -> None:
-    """Little is computed for nothing."""
+    """A pass is full, and nobody waits for what takes much longer."""
     assert next_batch(dict(enumerate(lengths)), 4000) == expected
 
 

@@ -174,4 +174,5 @@ def siglip_config() -> dict[str, object]:
         "hidden_act": "gelu_pytorch_tanh",
         "layer_norm_eps": EPSILON,
         "attention_dropout": 0.0,
+        "attention_shifts": TAPS,  # the package computes these instead of the attention; others do not know the field
     }

@@ -1,25 +1,27 @@
-"""Which items a local engine computes together: as much as fits into a forward pass, and little of it padding."""
+"""Which items a local engine computes together: what fits into a forward pass, and nothing that the rest waits for."""
 
 from collections.abc import Mapping
 
-# Padding tokens an item may bring into a pass beyond its own length: a pass of its own would cost more.
-_PADDING_FOR_FREE = 32
+# Tokens by which an item may be longer than twice the oldest. Nothing is padded, but a pass answers as a whole, and a
+# query should not wait for a page.
+_LONGER = 32
 
 
 def next_batch(lengths: Mapping[int, int], budget: int) -> list[int]:
     """Return the numbers of the items for the next pass, given the tokens of all that wait, the oldest first.
 
-    The oldest is always among them; others of like length keep it company, within `budget` tokens when padded to
-    the longest, unless the oldest alone is longer. An item that would mostly bring padding waits for a better pass.
+    The oldest is always among them; others of like length, and shorter ones, keep it company while all together have at
+    most `budget` tokens, unless the oldest alone has more.
     """
     oldest = next(iter(lengths))
+    longest = 2 * lengths[oldest] + _LONGER
     batch: list[int] = []
-    padded = longest = 0
+    total = 0
     for number in sorted(lengths, key=lambda number: abs(lengths[number] - lengths[oldest])):
-        wider = max(longest, lengths[number])
-        total = (len(batch) + 1) * wider
-        if batch and (total > budget or total - padded > 2 * lengths[number] + _PADDING_FOR_FREE):
+        if lengths[number] > longest:
+            continue
+        total += lengths[number]
+        if batch and total > budget:
             break
         batch.append(number)
-        padded, longest = total, wider
     return batch

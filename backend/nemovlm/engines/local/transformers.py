@@ -64,19 +64,21 @@ class TransformersEngine:
         Raises:
             CheckpointError: It is not what its card says, or cannot be fetched.
         """
-        self._thread = ThreadPool(1, "nemovlm-compute")
+        # On a GPU the next pass is put together and sent there while one computes.
+        passes = 2 if self._device.startswith("cuda") else 1
+        self._threads = ThreadPool(passes, "nemovlm-compute")
         await self._on_thread(self._load)
-        self._pipeline = Pipeline(self._model.prepare, self._next_batch, self._compute)
+        self._pipeline = Pipeline(self._model.prepare, self._next_batch, self._compute, passes)
         self.embed = self._pipeline.embed
 
     async def close(self) -> None:
-        """Drop the weights, once the pass under way has ended."""
+        """Drop the weights, once the passes under way have ended."""
         self._pipeline.close()
-        await self._on_thread(self._unload)
-        self._thread.shutdown(wait=False)
+        await asyncio.to_thread(self._threads.shutdown)
+        await asyncio.to_thread(self._unload)
 
     async def _on_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _load(self) -> None:
         folder = self._checkpoint.fetch()
@@ -100,7 +102,13 @@ class TransformersEngine:
     def _run(self, items: Sequence[ModelInput]) -> Sequence[Outcome]:
         try:
             vectors = self._model.embed(items)
-        except RuntimeError as error:  # out of memory is one of these
-            said = f"torch failed: {one_line(error)}; a lower batch_tokens needs less memory"
-            return [EngineError(said) for _ in items]
+        except torch.OutOfMemoryError as error:
+            if len(items) == 1:
+                return [EngineError(f"the GPU has too little memory for this item ({one_line(error)})")]
+            # It is a small one, or others have taken of it meanwhile: half as much at once, from now on.
+            self._batch_tokens = sum(len(item.ids) for item in items) // 2
+            half = len(items) // 2
+            return [*self._run(items[:half]), *self._run(items[half:])]
+        except RuntimeError as error:
+            return [EngineError(f"torch failed: {one_line(error)}") for _ in items]
         return [Answer(vector, len(item.ids)) for vector, item in zip(vectors, items, strict=True)]

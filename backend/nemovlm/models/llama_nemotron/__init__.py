@@ -37,7 +37,7 @@ chat_template = Path(__file__).with_name("nemotron_embed.jinja")
 
 def check_weights(folder: Path) -> None:
     """See `Family.check_weights`."""
-    from nemovlm.models.llama_nemotron.module import check_weights
+    from nemovlm.models.llama_nemotron.weights import check_weights
 
     check_weights(folder)
 

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from nemovlm.inputs import Item
 from nemovlm.models.base import ModelInput
 from nemovlm.models.card import ModelCard
-from nemovlm.models.llama_nemotron.module import LlamaNemotronVLModel, load_model
+from nemovlm.models.llama_nemotron.module import LlamaNemotronVLModel
+from nemovlm.models.llama_nemotron.packing import Packing
 from nemovlm.models.llama_nemotron.preprocessing import Preprocessor
+from nemovlm.models.llama_nemotron.weights import load_model
 
 
 class LocalLlamaNemotron:
@@ -25,6 +27,11 @@ class LocalLlamaNemotron:
         self._preprocess = Preprocessor(folder, card, max_tokens)
         self._module = load_model(folder, device=device, dtype=getattr(torch, dtype))
         self._device = device
+
+    @property
+    def image_token(self) -> int:
+        """The token that stands for a feature of an image."""
+        return self._preprocess.image_ids[1]
 
     def prepare(self, item: Item) -> ModelInput:
         """Return token ids with room for the image, and its tiles (t, side, side, 3) uint8.
@@ -40,21 +47,24 @@ class LocalLlamaNemotron:
 
     @torch.inference_mode()
     def embed(self, batch: Sequence[ModelInput]) -> NDArray[np.float32]:
-        """Return the vectors (n, d) of a batch, padded to its longest item, not normalized."""
-        lengths = [len(item.ids) for item in batch]
-        longest = max(lengths)
-        ids = torch.zeros(len(batch), longest, dtype=torch.long)  # (n, longest)
-        for row, item in zip(ids, batch, strict=True):
-            row[: len(item.ids)] = torch.as_tensor(item.ids)
-        mask = None
-        if min(lengths) < longest:
-            mask = (torch.arange(longest) < torch.tensor(lengths).unsqueeze(1)).long().to(self._device)
-        tiles = [item.pixels for item in batch if item.pixels is not None]
+        """Return the vectors (n, d) of a batch, not normalized."""
+        order = sorted(range(len(batch)), key=lambda index: len(batch[index].ids))
+        items = [batch[index] for index in order]
+        packing = Packing(tuple(len(item.ids) for item in items), self._device)
+        ids = torch.cat([torch.as_tensor(item.ids) for item in items])
+        tiles = [item.pixels for item in items if item.pixels is not None]
         if not tiles:
-            vectors = self._module(ids.to(self._device), mask)
+            vectors = self._module(self._put(ids), packing)
         else:
             assert isinstance(self._module, LlamaNemotronVLModel)  # noqa: S101 - only its cards have vision
-            features = self._module.image_features(torch.from_numpy(np.concatenate(tiles)).to(self._device))
-            vectors = self._module(ids.to(self._device), mask, features, self._preprocess.image_ids[1])
-        numbers: NDArray[np.float32] = vectors.cpu().numpy()
+            features = self._module.image_features(self._put(torch.from_numpy(np.concatenate(tiles))))
+            places = (ids == self.image_token).nonzero().flatten()
+            vectors = self._module(self._put(ids), packing, (features, self._put(places)))
+        numbers = np.empty(vectors.shape, np.float32)
+        numbers[order] = vectors.cpu().numpy()
         return numbers
+
+    def _put(self, numbers: torch.Tensor) -> torch.Tensor:
+        if self._device.startswith("cuda"):  # the copy then waits for no computation that is under way, nor we for it
+            return numbers.pin_memory().to(self._device, non_blocking=True)
+        return numbers.to(self._device)

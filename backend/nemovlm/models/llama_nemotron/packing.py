@@ -1,0 +1,84 @@
+"""Sequences of different lengths, packed one after the other without padding.
+
+Nothing is computed for tokens that are none. What goes token by token (most of the work) does not see sequences at all;
+attention and pooling go over runs of sequences of one length, which are dense.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from nemovlm.models.llama_nemotron.layers import joined
+
+try:
+    import torch.nn.attention.varlen as _varlen  # since torch 2.10
+except ImportError:
+    _varlen = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How `lengths` of sequences stand one after the other in a tensor (n, ...), n being their sum.
+
+    Equal lengths must be neighbors to share a run: sort them.
+    """
+
+    lengths: tuple[int, ...]
+    device: str
+
+    @classmethod
+    def even(cls, count: int, length: int, device: str) -> "Packing":
+        """Pack `count` sequences of one length."""
+        return cls((length,) * count, device)
+
+    @cached_property
+    def runs(self) -> list[tuple[int, int]]:
+        """(sequences, length) of each run."""
+        return [(len(list(run)), length) for length, run in groupby(self.lengths)]
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """The position of each token in its sequence: (n,) int32."""
+        return torch.cat([torch.arange(length, dtype=torch.int32).repeat(count) for count, length in self.runs]).to(
+            self.device
+        )
+
+    @cached_property
+    def _bounds(self) -> Tensor:
+        """Where sequences begin, and the last one ends: (sequences + 1,) int32."""
+        ends = torch.tensor(self.lengths).cumsum(0)
+        return torch.cat([torch.zeros(1), ends]).to(torch.int32).to(self.device)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Let every token see all of its sequence: queries (n, h, w), keys and values (n, k, w) -> (n, h * w).
+
+        Where h is a multiple of k, heads share keys and values.
+        """
+        shared = query.shape[1] != key.shape[1]
+        if query.is_cuda and len(self.runs) > 1 and _varlen is not None:
+            attended = _varlen.varlen_attn(
+                query, key, value, self._bounds, self._bounds, max(self.lengths), max(self.lengths), enable_gqa=shared
+            )
+            assert isinstance(attended, Tensor)  # noqa: S101 - nothing else was asked for
+            return attended.flatten(1)
+        parts = []
+        for (count, length), *run in self._split(query, key, value):
+            q, k, v = (part.view(count, length, *part.shape[1:]).transpose(1, 2) for part in run)
+            seen = scaled_dot_product_attention(q, k, v, enable_gqa=shared)
+            parts.append(seen.transpose(1, 2).reshape(count * length, -1))
+        return joined(parts)
+
+    def mean(self, states: Tensor) -> Tensor:
+        """Average over the tokens of each sequence: (n, w) -> (sequences, w) float32."""
+        return joined([part.view(*run, -1).mean(1, dtype=torch.float32) for run, part in self._split(states)])
+
+    def _split(self, *tensors: Tensor) -> Iterator[tuple[Any, ...]]:
+        """Yield (sequences, length) of each run, and its part of each tensor."""
+        sizes = [count * length for count, length in self.runs]
+        return zip(self.runs, *(torch.split(tensor, sizes) for tensor in tensors), strict=True)

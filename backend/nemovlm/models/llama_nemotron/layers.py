@@ -39,6 +39,15 @@ class FusedLinear(nn.Linear):
         self.parts = dict(parts)
 
 
+def empty_embedding(count: int, width: int) -> nn.Embedding:
+    """Return an embedding (count, width) of which the numbers are yet to come.
+
+    `nn.Embedding` draws some, for which torch loads its compiler where there is no memory for them: a second's work.
+    """
+    empty: nn.Embedding = nn.Embedding.from_pretrained(torch.empty(count, width))  # type: ignore[no-untyped-call]
+    return empty
+
+
 def trim(model: nn.Module) -> None:
     """Leave out the zeros of linear layers that have many: so has the language model of the pocket model.
 

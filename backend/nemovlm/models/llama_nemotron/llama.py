@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from torch import Tensor, nn
 from torch.nn.functional import embedding, silu
 
-from nemovlm.models.llama_nemotron.layers import FusedLinear, in_blocks, joined
+from nemovlm.models.llama_nemotron.layers import FusedLinear, empty_embedding, in_blocks, joined
 from nemovlm.models.llama_nemotron.packing import Packing
 from nemovlm.models.llama_nemotron.rotary import rotate
 from nemovlm.models.llama_nemotron.sizes import LlamaSizes
@@ -21,7 +21,7 @@ class Llama(nn.Module):
     def __init__(self, sizes: LlamaSizes) -> None:
         super().__init__()
         self._rotary = sizes.rotary
-        self.embed_tokens = nn.Embedding(sizes.vocabulary, sizes.width)
+        self.embed_tokens = empty_embedding(sizes.vocabulary, sizes.width)
         self.layers = nn.ModuleList(_Layer(sizes) for _ in range(sizes.layers))
         self.norm = nn.RMSNorm(sizes.width, sizes.eps)
 

@@ -6,7 +6,7 @@ attention and pooling go over runs of sequences of one length, which are dense.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import groupby
 from typing import Any
 
@@ -15,11 +15,6 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from nemovlm.models.llama_nemotron.layers import joined
-
-try:
-    import torch.nn.attention.varlen as _varlen  # since torch 2.10
-except ImportError:
-    _varlen = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -61,8 +56,8 @@ class Packing:
         Where h is a multiple of k, heads share keys and values.
         """
         shared = query.shape[1] != key.shape[1]
-        if query.is_cuda and len(self.runs) > 1 and _varlen is not None:
-            attended = _varlen.varlen_attn(
+        if query.is_cuda and len(self.runs) > 1 and (varlen := _varlen()) is not None:
+            attended = varlen.varlen_attn(
                 query, key, value, self._bounds, self._bounds, max(self.lengths), max(self.lengths), enable_gqa=shared
             )
             assert isinstance(attended, Tensor)  # noqa: S101 - nothing else was asked for
@@ -82,3 +77,13 @@ class Packing:
         """Yield (sequences, length) of each run, and its part of each tensor."""
         sizes = [count * length for count, length in self.runs]
         return zip(self.runs, *(torch.split(tensor, sizes) for tensor in tensors), strict=True)
+
+
+@cache
+def _varlen() -> Any:
+    """Return what attends over packed sequences on CUDA; None before torch 2.10. Its import takes a second."""
+    try:
+        import torch.nn.attention.varlen
+    except ImportError:
+        return None
+    return torch.nn.attention.varlen

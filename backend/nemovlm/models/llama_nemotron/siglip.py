@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from nemovlm.models.llama_nemotron.layers import FusedLinear, joined, rows_at_once
+from nemovlm.models.llama_nemotron.layers import FusedLinear, empty_embedding, joined, rows_at_once
 from nemovlm.models.llama_nemotron.packing import Packing
 from nemovlm.models.llama_nemotron.sizes import SiglipSizes
 
@@ -38,7 +38,7 @@ class _Embeddings(nn.Module):
         super().__init__()
         self._side, self._patch = sizes.side, sizes.patch
         self.patch_embedding = PatchLinear(sizes.patch, sizes.width)
-        self.position_embedding = nn.Embedding(sizes.side**2, sizes.width)
+        self.position_embedding = empty_embedding(sizes.side**2, sizes.width)
 
     def forward(self, tiles: Tensor) -> Tensor:
         p, patch = self._side, self._patch

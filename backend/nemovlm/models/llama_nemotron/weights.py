@@ -32,7 +32,7 @@ def load_model(folder: Path, *, device: str, dtype: torch.dtype) -> LlamaBidirec
         CheckpointError: Like `check_weights`.
     """
     model, names = _matched(folder)
-    model = model.to(dtype).to_empty(device=device).requires_grad_(False).eval()
+    _give_memory(model.eval(), device, dtype)
     slots = _slots(model)
     for path, targets in names.items():
         for name, weight in _read(path, list(targets)):
@@ -48,6 +48,14 @@ def check_weights(folder: Path) -> None:
         CheckpointError: Naming every weight that is missing, left over or of another shape.
     """
     _matched(folder)
+
+
+def _give_memory(model: nn.Module, device: str, dtype: torch.dtype) -> None:
+    """Do what `to_empty` does, without the symbolic algebra that torch loads for that."""
+    for module in model.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            empty = torch.empty(weight.shape, dtype=dtype, device=device)
+            module.register_parameter(name, nn.Parameter(empty, requires_grad=False))
 
 
 def _slots(model: nn.Module) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from nemovlm.images.decode import (
     load_image,
     measure,
     read_image,
+    view_image,
 )
 from nemovlm.images.download import ImageUrl
 from nemovlm.images.encode import Encoded, compact, data_url, encode_jpeg, encode_png, for_chat, save_png
@@ -39,4 +40,5 @@ __all__ = [
     "measure",
     "read_image",
     "save_png",
+    "view_image",
 ]

@@ -50,11 +50,22 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
     """Decode `source` to mode RGB: EXIF rotation applied, alpha laid on white, first frame of an animation.
 
     16-bit grayscale is scaled to 8 bits, not clipped. Blocks: an `ImageUrl` is fetched, a path read. What is returned
-    is a copy, even of a Pillow image that is RGB already.
+    is a copy, even of a Pillow image that is RGB already: the caller may go on painting on theirs.
 
     Args:
         source: The image.
         max_pixels: The most pixels, width times height, that are decoded.
+
+    Raises:
+        ImageTooLargeError: It has more pixels.
+        ImageError: It cannot be read, fetched or decoded.
+    """
+    image = view_image(source, max_pixels=max_pixels)
+    return image.copy() if image is source else image
+
+
+def view_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Return what `load_image` does, for who only reads it, and at once: no copy of a Pillow image that is RGB already.
 
     Raises:
         ImageTooLargeError: It has more pixels.
@@ -250,7 +261,7 @@ def _upright(image: Image.Image) -> Image.Image:
     image.load()  # TIFFs are turned by Pillow itself when they are loaded
     turn = _TURNS.get(image.getexif().get(ORIENTATION, 1))
     if turn is None:
-        return image.copy()  # the caller may go on painting on theirs
+        return image
     turned = image.transpose(turn)
     turned.info = dict(image.info)
     return turned

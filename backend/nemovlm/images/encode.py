@@ -11,7 +11,7 @@ from uuid import uuid4
 from PIL import Image, ImageChops
 
 from nemovlm.errors import ImageError, one_line
-from nemovlm.images.decode import ORIENTATION, ImageSource, image_type, load_image, open_image, read_image
+from nemovlm.images.decode import ORIENTATION, ImageSource, image_type, open_image, read_image, view_image
 
 # Level 3 makes smaller files of pages than the default 6, in half the time.
 _PNG = {"compress_level": 3}
@@ -19,10 +19,13 @@ _PNG = {"compress_level": 3}
 
 def encode_jpeg(image: Image.Image, *, longest_edge: int, quality: int = 80) -> bytes:
     """Return a JPEG of `image` (RGB), shrunk so that neither side is over `longest_edge` pixels."""
-    small = image.copy()
-    small.thumbnail((longest_edge, longest_edge), Image.Resampling.LANCZOS)
+    if (scale := longest_edge / max(image.size)) < 1:
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        # Whole pixels are averaged as far as that leaves half as many again as are wanted: a third of the time, and
+        # no difference that can be seen.
+        image = image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=1.5)
     buffer = BytesIO()
-    small.save(buffer, "JPEG", quality=quality, optimize=True)
+    image.save(buffer, "JPEG", quality=quality, optimize=True)
     return buffer.getvalue()
 
 
@@ -63,7 +66,7 @@ def for_chat(data: bytes) -> "Encoded":
     """
     if (mime_type := image_type(data)) in _TYPES_OF_CHATS:
         return Encoded(data, mime_type)
-    return Encoded(encode_png(load_image(data)), "image/png")
+    return Encoded(encode_png(view_image(data)), "image/png")
 
 
 class Encoded(NamedTuple):
@@ -92,7 +95,7 @@ def compact(source: ImageSource, usable: Callable[[int, int], tuple[int, int]], 
         source = read_image(source)
         if (as_it_is := _plain_file(source, usable, max_bytes)) is not None:
             return as_it_is
-    image = load_image(source)
+    image = view_image(source)
     if (size := usable(*image.size)) != image.size:
         image = image.resize(size, Image.Resampling.LANCZOS)
     red, green, blue = image.split()

@@ -27,6 +27,7 @@ from nemovlm.inputs import Modality, Passage
 from nemovlm.models.tiling import NEMOTRON_TILING, Tiling
 from nemovlm.paths import readable_name
 from nemovlm.pdf import TEXT_VERSION, Page, ReadOptions, count_pages, read_pages
+from nemovlm.threads import ThreadPool
 
 Row: TypeAlias = dict[str, Any]
 """A row of the table, with or without its vector."""
@@ -36,6 +37,8 @@ _THUMBNAIL_EDGE = 400  # pixels: enough to recognize a page, some 25 kB
 _THUMBNAIL_TILING = Tiling(tile=192)
 _TEXT_TILING = Tiling(tile=16)  # and where the text alone is wanted, for nothing
 _LOOKUP_PAGES = 16
+# Digests and thumbnails are made beside each other, mostly without the GIL.
+_ROW_THREADS = 4
 # What a kill may cost at the most: so many pages, or so many seconds of work.
 _FLUSH_PAGES = 64
 _FLUSH_SECONDS = 5.0
@@ -189,9 +192,13 @@ class Run:
         What is embedded already, in an identical page, is written at once.
         """
         tiling = _THUMBNAIL_TILING if modality == "text" else self._embedder.vision or NEMOTRON_TILING
-        with closing(read_pages(document.path, pages=missing, **self._reading | {"tiling": tiling})) as pages:
+        with (
+            closing(read_pages(document.path, pages=missing, **self._reading | {"tiling": tiling})) as pages,
+            ThreadPool(_ROW_THREADS, "nemovlm-rows") as pool,
+        ):
             while group := list(islice(pages, _LOOKUP_PAGES)):
-                rows = {page.index: self._row(page, document, modality) for page in group if isinstance(page, Page)}
+                read = [page for page in group if isinstance(page, Page)]
+                rows = {row["page"]: row for row in pool.map(lambda page: self._row(page, document, modality), read)}
                 vectors = store.vectors(row["content"] for row in rows.values())
                 for page in group:
                     if isinstance(page, PdfError):

@@ -87,10 +87,12 @@ class Tiling:
 
         columns, rows = self.grid(*image.size)
         side = self.tile
-        whole = np.asarray(image.resize((side * columns, side * rows)))  # Pillow's default filter is bicubic
-        tiles = whole.reshape(rows, side, columns, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
-        if self._tiles((columns, rows)) > columns * rows:
-            tiles = np.concatenate([tiles, np.asarray(image.resize((side, side)))[None]])
+        whole = np.asarray(_resized(image, side * columns, side * rows))
+        tiles = np.empty((self._tiles((columns, rows)), side, side, 3), np.uint8)
+        grid = tiles[: columns * rows].reshape(rows, columns, side, side, 3)
+        grid.swapaxes(1, 2)[:] = whole.reshape(rows, side, columns, side, 3)
+        if len(tiles) > columns * rows:
+            tiles[-1] = np.asarray(_resized(image, side, side))
         return tiles
 
     @lru_cache(maxsize=256)  # noqa: B019 - documents have few sizes of page, and tilings live for ever
@@ -133,6 +135,11 @@ class Tiling:
     def _tiles(self, grid: tuple[int, int]) -> int:
         tiles = grid[0] * grid[1]
         return tiles + 1 if self.thumbnail and tiles > 1 else tiles
+
+
+def _resized(image: "Image.Image", width: int, height: int) -> "Image.Image":
+    # Pillow's default filter is bicubic. For an image that has the size already it makes a copy, with the same pixels.
+    return image if image.size == (width, height) else image.resize((width, height))
 
 
 NEMOTRON_TILING = Tiling()

@@ -19,7 +19,7 @@ from nemovlm.engines.remote.image_encoding import encode_image
 from nemovlm.engines.remote.pool import UpstreamPool
 from nemovlm.engines.remote.retry import Deadline, RequestFailedError
 from nemovlm.errors import EngineError, InputTooLongError, NemoVLMError
-from nemovlm.images import Encoded, ImageSource, load_image, read_image
+from nemovlm.images import Encoded, ImageSource, read_image, view_image
 from nemovlm.inputs import Item
 from nemovlm.models.card import ModelCard
 from nemovlm.models.checkpoint import Checkpoint
@@ -122,7 +122,7 @@ class VllmServerProtocol:
         if not isinstance(image, Image.Image):
             # vLLM 0.32 embeds a damaged image as far as it can be read, and says nothing.
             image = read_image(image)
-            load_image(image)
+            view_image(image)
         return encode_image(image, self._card, self._settings.max_image_bytes)
 
     async def _count(self, body: bytes, *, patient: bool = True, only: Address | None = None) -> Tokens:

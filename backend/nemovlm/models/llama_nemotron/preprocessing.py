@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nemovlm.images import load_image
+from nemovlm.images import view_image
 from nemovlm.inputs import Item
 from nemovlm.models.card import ModelCard
 from nemovlm.models.llama_nemotron.prompts import prompt
@@ -53,7 +53,7 @@ class Preprocessor:
         self._card.require_vision()
         tiling = self._card.tiling
         assert tiling is not None  # noqa: S101 - all of the family that see do so in tiles
-        tiles = tiling.cut(load_image(item.image))
+        tiles = tiling.cut(view_image(item.image))
         image_tokens = len(tiles) * tiling.tokens_per_tile + 2  # with one before and one after them
         before, after = self.encoder.encode(item, image_tokens)
         return Parts(before, tiles, image_tokens, after)

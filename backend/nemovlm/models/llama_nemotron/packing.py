@@ -56,11 +56,11 @@ class Packing:
         Where h is a multiple of k, heads share keys and values.
         """
         shared = query.shape[1] != key.shape[1]
-        if query.is_cuda and len(self.runs) > 1 and (varlen := _varlen()) is not None:
-            attended = varlen.varlen_attn(
-                query, key, value, self._bounds, self._bounds, max(self.lengths), max(self.lengths), enable_gqa=shared
-            )
-            assert isinstance(attended, Tensor)  # noqa: S101 - nothing else was asked for
+        if len(self.runs) > 1 and (varlen := _varlen(query.device, query.dtype)) is not None:
+            # Earlier torch knows no shared heads here.
+            key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], 1) for part in (key, value))
+            longest = max(self.lengths)
+            attended: Tensor = varlen(query, key, value, self._bounds, self._bounds, longest, longest)
             return attended.flatten(1)
         parts = []
         for (count, length), *run in self._split(query, key, value):
@@ -80,10 +80,12 @@ class Packing:
 
 
 @cache
-def _varlen() -> Any:
-    """Return what attends over packed sequences on CUDA; None before torch 2.10. Its import takes a second."""
+def _varlen(device: torch.device, dtype: torch.dtype) -> Any:
+    """Return what attends over packed sequences: flash attention, for half precision on Ampere GPUs and later."""
+    if device.type != "cuda" or dtype == torch.float32 or torch.cuda.get_device_capability(device) < (8, 0):
+        return None
     try:
-        import torch.nn.attention.varlen
+        from torch.nn.attention.varlen import varlen_attn  # since torch 2.10; the import takes a second
     except ImportError:
         return None
-    return torch.nn.attention.varlen
+    return varlen_attn

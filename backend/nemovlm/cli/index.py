@@ -122,7 +122,10 @@ def search(
     device: Device = None,
     debug: Debug = False,
 ) -> None:
-    """Find the pages that answer questions."""
+    """Find the pages that answer questions.
+
+    Without a question it asks for one after the other, until an empty line, Ctrl-D or Ctrl-C.
+    """
     from nemovlm.cli.report import Answer, render_html
     from nemovlm.inputs import replace_surrogates
     from nemovlm.parity import model_on_engine

@@ -72,6 +72,25 @@ def test_scores_are_sorted_cosine_similarities(vl: Embedder, pdfs: Path, tmp_pat
     assert hits[0].score == pytest.approx(expected, abs=1e-5)
 
 
+def test_several_questions_are_embedded_together(
+    vl: Embedder, pdfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They find what each of them finds alone, with one call of the embedder; an empty one fails all."""
+    index = PageIndex(tmp_path / "db", vl)
+    assert index.search_many(["leave", "pay"]) == [[], []]
+    index.add(pdfs)
+    alone = [places(index.search(question, k=3)) for question in ("leave", "pay")]
+    calls: list[list[str]] = []
+    embed = vl.embed_queries
+    monkeypatch.setattr(vl, "embed_queries", lambda texts: (calls.append(texts), embed(texts))[1])
+    assert [places(hits) for hits in index.search_many(["leave", "pay"], k=3)] == alone
+    assert calls == [["leave", "pay"]]
+    assert index.search_many([]) == []
+    for questions, k in [(["leave", " "], 3), (["leave"], 0)]:
+        with pytest.raises(InputError):
+            index.search_many(questions, k)
+
+
 def test_a_second_run_embeds_nothing(vl: Embedder, pdfs: Path, tmp_path: Path) -> None:
     """What is there is not done again, in this process or another."""
     PageIndex(tmp_path / "db", vl).add(pdfs)

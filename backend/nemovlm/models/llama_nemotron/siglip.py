@@ -8,9 +8,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu
 
-from nemovlm.models.llama_nemotron.layers import FusedLinear, empty_embedding, joined, rows_at_once
+from nemovlm.models.llama_nemotron.layers import FusedLinear, empty_embedding, gelu_tanh, joined, rows_at_once
 from nemovlm.models.llama_nemotron.packing import Packing
 from nemovlm.models.llama_nemotron.sizes import SiglipSizes
 
@@ -127,5 +126,5 @@ class _Mlp(nn.Module):
         self.fc2 = nn.Linear(sizes.hidden, sizes.width)
 
     def forward(self, states: Tensor) -> Tensor:
-        output: Tensor = self.fc2(gelu(self.fc1(states), approximate="tanh"))
+        output: Tensor = self.fc2(gelu_tanh(self.fc1(states)))
         return output

@@ -3,6 +3,7 @@
 import asyncio
 import pickle
 import threading
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -268,11 +269,15 @@ def test_many_threads_load_once(vl_folder: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_pass_that_needs_too_much_memory_is_halved(vl_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the memory of a GPU runs out, smaller passes give every vector, and later ones are small at once."""
     passes: list[int] = []
+    held: list[weakref.ref[Any]] = []
     embed = local.LocalLlamaNemotron.embed
 
     def short_of_memory(model: local.LocalLlamaNemotron, batch: Sequence[ModelInput]) -> Any:
+        assert all(states() is None for states in held), "what a failed pass had in memory is still there"
         passes.append(len(batch))
         if len(batch) > 3 or any(len(item.ids) > 300 for item in batch):
+            states = torch.empty(1)
+            held.append(weakref.ref(states))
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return embed(model, batch)
 

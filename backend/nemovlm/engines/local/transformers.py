@@ -102,13 +102,15 @@ class TransformersEngine:
     def _run(self, items: Sequence[ModelInput]) -> Sequence[Outcome]:
         try:
             vectors = self._model.embed(items)
+            return [Answer(vector, len(item.ids)) for vector, item in zip(vectors, items, strict=True)]
         except torch.OutOfMemoryError as error:
             if len(items) == 1:
                 return [EngineError(f"the GPU has too little memory for this item ({one_line(error)})")]
-            # It is a small one, or others have taken of it meanwhile: half as much at once, from now on.
-            self._batch_tokens = sum(len(item.ids) for item in items) // 2
-            half = len(items) // 2
-            return [*self._run(items[:half]), *self._run(items[half:])]
-        except RuntimeError as error:
-            return [EngineError(f"torch failed: {one_line(error)}") for _ in items]
-        return [Answer(vector, len(item.ids)) for vector, item in zip(vectors, items, strict=True)]
+        except RuntimeError as error:  # out of memory is one of these where there is no CUDA
+            said = f"torch failed: {one_line(error)}; a lower batch_tokens needs less memory"
+            return [EngineError(said) for _ in items]
+        # The GPU is a small one, or others have taken of its memory meanwhile: half as much at once, from now on. Not
+        # while the error is handled: it would keep what the pass had in memory.
+        self._batch_tokens = sum(len(item.ids) for item in items) // 2
+        half = len(items) // 2
+        return [*self._run(items[:half]), *self._run(items[half:])]

@@ -36,6 +36,7 @@ from nemovlm.errors import EngineError
 from nemovlm.inputs import Item
 from nemovlm.models.checkpoint import find_checkpoint
 from nemovlm.models.llama_nemotron.local import LocalLlamaNemotron
+from nemovlm.models.llama_nemotron.preprocessing import Preprocessor
 from nemovlm.models.llama_nemotron.sizes import LlamaSizes, SiglipSizes
 
 # config.json of llama-nemotron-embed-vl-1b-v2: a Llama 3.2 1B and a SigLIP 2 so400m.
@@ -110,24 +111,16 @@ class Bench:
         self.lines = [Passage(text=line) for line in islice(cycle(lines), given.texts)]
         long = " ".join(lines) * 3
         self.texts = {}
-        with self.local() as model:
-            for length in LENGTHS:
-                # The tests' tokenizer has about a character a token: cut what is too long.
-                starts = islice(cycle(range(0, len(long) - 2 * length, 97)), given.texts)
-                some = [long[start : start + length - 12] for start in starts]
-                self.texts[length] = [Passage(text=text) for text in some]
-            self.tokens = len(model.prepare(Item("passage", "", self.pages[0].image, "END")).ids)
-            tiles = model.prepare(Item("passage", "", self.pages[0].image, "END")).pixels
-            self.tiles = 0 if tiles is None else len(tiles)
+        for length in LENGTHS:  # the tests' tokenizer has about a token a character
+            starts = islice(cycle(range(0, len(long) - 2 * length, 97)), given.texts)
+            self.texts[length] = [Passage(text=long[start : start + length - 12]) for start in starts]
+        page = Preprocessor(folder, self.model, None)(Item("passage", "", self.pages[0].image, "END"))
+        assert page.tiles is not None
+        self.tiles = len(page.tiles)
+        self.tokens = len(page.before) + page.image_tokens + len(page.after)
         self.pass_tokens = 8192 if given.device.startswith("cuda") else 1024
         self.flops = operations(self.config, self.tiles, self.tokens)
         self.rate = 0.0  # operations a second, as measured by `card`
-
-    @contextmanager
-    def local(self, **settings: Any) -> Iterator[LocalLlamaNemotron]:
-        """Load the model by itself, without an engine."""
-        given = {"max_tokens": None, "device": self.given.device, "dtype": self.dtype} | settings
-        yield LocalLlamaNemotron(self.folder, self.model, **given)
 
     @contextmanager
     def embedder(self, engine: str = "transformers", **settings: Any) -> Iterator[Embedder]:
@@ -188,24 +181,26 @@ class Bench:
         """Time preparing and computing by themselves, in full passes."""
         works = {"pages": self.pages, **{f"texts of {n} tokens": items for n, items in self.texts.items()}}
         rows = []
-        with self.local() as model:
-            for kind, items in works.items():
-                made = [Item("passage", item.text or "", item.image, "END") for item in items[:64]]
-                with ThreadPoolExecutor(8) as pool:
-                    prepared = list(pool.map(model.prepare, made))
-                    threads = [len(made) / seconds(lambda m=made: list(pool.map(model.prepare, m))) for _ in range(3)]
-                one = [16 / seconds(lambda m=made: [model.prepare(item) for item in m[:16]]) for _ in range(3)]
-                longest = max(len(item.ids) for item in prepared)
-                batch = list(islice(cycle(prepared), max(1, self.pass_tokens // longest)))
+        where = {"device": self.given.device, "dtype": self.dtype}
+        model = LocalLlamaNemotron(self.folder, self.model, max_tokens=None, **where)
+        for kind, items in works.items():
+            made = [Item("passage", item.text or "", item.image, "END") for item in items[:64]]
+            with ThreadPoolExecutor(8) as pool:
+                prepared = list(pool.map(model.prepare, made))
+                threads = [len(made) / seconds(lambda m=made: list(pool.map(model.prepare, m))) for _ in range(3)]
+            some = made[:16]
+            one = [len(some) / seconds(lambda m=some: [model.prepare(item) for item in m]) for _ in range(3)]
+            longest = max(len(item.ids) for item in prepared)
+            batch = list(islice(cycle(prepared), max(1, self.pass_tokens // longest)))
 
-                def computed(batch: list[Any] = batch) -> None:
-                    model.embed(batch)
-                    synchronize()
+            def computed(batch: list[Any] = batch) -> None:
+                model.embed(batch)
+                synchronize()
 
-                computed()
-                rates = [len(batch) / seconds(computed) for _ in range(5)]
-                share = self.of_floor(rates) if kind == "pages" else ""
-                rows.append([kind, str(longest), spread(one, 0), spread(threads, 0), spread(rates, 1), share])
+            computed()
+            rates = [len(batch) / seconds(computed) for _ in range(5)]
+            share = self.of_floor(rates) if kind == "pages" else ""
+            rows.append([kind, str(longest), spread(one, 0), spread(threads, 0), spread(rates, 1), share])
         head = ["", "tokens", "one thread prepares, items/s", "8 threads", "computed, items/s", "of the card's rate"]
         show("Preparing and computing apart", [head, *rows])
 

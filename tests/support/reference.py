@@ -19,8 +19,6 @@ from nemovlm.models.base import ModelInput
 from nemovlm.models.files import read_json, weight_files
 from nemovlm.models.llama_nemotron.layout import canonical_names
 
-IMAGE_TOKENS = ("<img>", "<IMG_CONTEXT>", "</img>")
-
 
 class Reference(nn.Module):
     """A model with or without vision, by its `config.json`."""

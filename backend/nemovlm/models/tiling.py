@@ -138,7 +138,7 @@ class Tiling:
 
 
 def _resized(image: "Image.Image", width: int, height: int) -> "Image.Image":
-    # Pillow's default filter is bicubic. For an image that has the size already it makes a copy, with the same pixels.
+    # Pillow's default filter is bicubic. Of an image that has the size already it would make a copy.
     return image if image.size == (width, height) else image.resize((width, height))
 
 

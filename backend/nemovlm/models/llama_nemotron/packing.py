@@ -40,9 +40,8 @@ class Packing:
     @cached_property
     def positions(self) -> Tensor:
         """The position of each token in its sequence: (n,) int32."""
-        return torch.cat([torch.arange(length, dtype=torch.int32).repeat(count) for count, length in self.runs]).to(
-            self.device
-        )
+        positions = [torch.arange(length, dtype=torch.int32).repeat(count) for count, length in self.runs]
+        return torch.cat(positions).to(self.device)
 
     @cached_property
     def _bounds(self) -> Tensor:
@@ -55,13 +54,13 @@ class Packing:
 
         Where h is a multiple of k, heads share keys and values.
         """
-        shared = query.shape[1] != key.shape[1]
         if len(self.runs) > 1 and (varlen := _varlen(query.device, query.dtype)) is not None:
             # Earlier torch knows no shared heads here.
             key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], 1) for part in (key, value))
             longest = max(self.lengths)
             attended: Tensor = varlen(query, key, value, self._bounds, self._bounds, longest, longest)
             return attended.flatten(1)
+        shared = query.shape[1] != key.shape[1]
         parts = []
         for (count, length), *run in self._split(query, key, value):
             q, k, v = (part.view(count, length, *part.shape[1:]).transpose(1, 2) for part in run)

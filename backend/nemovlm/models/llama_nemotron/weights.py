@@ -3,7 +3,8 @@
 They are read from the file part by part and converted on the way to their places, so that no second copy is ever held.
 """
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def load_model(folder: Path, *, device: str, dtype: torch.dtype) -> LlamaBidirec
     _give_memory(model.eval(), device, dtype)
     slots = _slots(model)
     for path, targets in names.items():
-        for name, weight in _read(path, list(targets)):
+        for name, weight in _read(path, targets):
             slots[targets[name]].copy_(weight)
     trim(model)
     return model
@@ -126,17 +127,17 @@ def _matched(folder: Path) -> tuple[LlamaBidirectionalModel, dict[Path, dict[str
     return model, found
 
 
-def _read(path: Path, names: list[str]) -> Iterator[tuple[str, Tensor]]:
+def _read(path: Path, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
     """Yield (name, weight) of a file; a weight is good until the next."""
-    rest = iter(names)
-    while (name := next(rest, None)) is not None:
+    rest = deque(names)
+    while rest:
         read = 0
         with _open(path) as file:
-            while name is not None:
+            while rest and read < _READ_BYTES:
+                name = rest.popleft()
                 weight = file.get_tensor(name)
                 yield name, weight
                 read += weight.nbytes
-                name = next(rest, None) if read < _READ_BYTES else None
 
 
 @contextmanager

@@ -10,6 +10,9 @@ Modality: TypeAlias = Literal["text", "image", "text_image"]
 Truncate: TypeAlias = Literal["NONE", "START", "END"]
 EngineName: TypeAlias = Literal["auto", "vllm", "transformers", "nim", "vllm-server"]
 DtypeName: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
+SearchMode: TypeAlias = Literal["vector", "text", "hybrid"]
+VectorType: TypeAlias = Literal["float32", "float16"]
+Tokenizer: TypeAlias = Literal["icu", "simple", "whitespace", "ngram"]
 
 PAGE_TIMEOUT = 60.0
 """Seconds that a page may take. Of 4,944 PDFs of public collections of test files one takes longer: it never ends."""

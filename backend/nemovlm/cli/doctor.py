@@ -31,7 +31,7 @@ P = ParamSpec("P")
 _EXTRAS = {
     "cli": ("typer", "rich", "jinja2"),
     "local": ("torch", "transformers", "safetensors", "huggingface_hub"),
-    "index": ("lance", "pyarrow"),
+    "index": ("lance", "pyarrow", "filelock"),
     "langchain": ("langchain_core",),
     "llamaindex": ("llama_index",),
     "vllm": ("vllm",),
@@ -80,6 +80,7 @@ def examine_servers(embedder: "Embedder") -> Iterator[Finding]:
 def examine_index(folder: Path) -> Iterator[Finding]:
     """Yield what is found of an index and of the PDFs in it. Writes nothing, and needs no model."""
     from nemovlm.index import path_of
+    from nemovlm.index.schema import FORMAT
     from nemovlm.index.store import PageStore
     from nemovlm.pdf import TEXT_VERSION
 
@@ -88,7 +89,7 @@ def examine_index(folder: Path) -> Iterator[Finding]:
             yield Finding("index", f"there is none in {folder}", sound=False)
             return
         seen = store.examine(TEXT_VERSION)
-        documents = sorted({row["document"] for row in store.rows(["document"])})
+        documents = sorted(store.documents())
     except IndexStorageError as error:
         yield Finding("index", str(error), sound=False)
         return
@@ -97,6 +98,12 @@ def examine_index(folder: Path) -> Iterator[Finding]:
     yield Finding("index", f"pages {seen.rows - seen.doubled}, documents {len(documents)}")
     yield Finding("index model", store.meta["embedder"]["model"])
     yield Finding("index space", store.meta["space"])
+    formats = f"{seen.format}, which the next `nemovlm index` makes {FORMAT}" if seen.format < FORMAT else seen.format
+    yield Finding("index format", f"{formats}; vectors of {seen.dimension} {seen.vectors}")
+    yield Finding("index fields", ", ".join(f"{name} ({kind.__name__})" for name, kind in seen.fields.items()))
+    for index in seen.indexes:
+        behind = f", {index.behind} to come" if index.behind else ""
+        yield Finding(f"index on {index.column}", f"{index.kind}, {index.rows} rows{behind}, parts {len(index.parts)}")
     if seen.missing:
         lacking = f"made by another version: it lacks {', '.join(seen.missing)}; index the PDFs into another folder"
         yield Finding("index columns", lacking, sound=False)

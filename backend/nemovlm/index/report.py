@@ -19,6 +19,10 @@ class AddReport:
     """Of these: with a text as an earlier version of this program has read it."""
     refreshed: int = 0
     """Already there, and the text was read anew; the vector stayed."""
+    described: int = 0
+    """Already there, and the document has other metadata now; the vector stayed."""
+    pruned: int = 0
+    """Pages of documents that are gone, taken out."""
     failed: list[NemoVLMError] = field(default_factory=list)
     """One error for each document or page that was left out."""
 
@@ -27,6 +31,8 @@ class AddReport:
             "taken over from equal pages": self.reused,
             "already there": self.unchanged,
             "with texts read anew": self.refreshed,
+            "with other metadata": self.described,
+            "of documents that are gone taken out": self.pruned,
             "left out": len(self.failed),
         }
         more = "".join(f", {count} {what}" for what, count in counts.items() if count)

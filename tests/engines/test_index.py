@@ -25,7 +25,7 @@ from nemovlm.errors import (
     PdfPageError,
     SpaceMismatchError,
 )
-from nemovlm.index import is_index, run, store
+from nemovlm.index import is_index, migration, run, store, table, upkeep
 from nemovlm.paths import local_path
 from nemovlm.pdf import TEXT_VERSION
 from tests.support.old_index import ids, without_key
@@ -62,7 +62,7 @@ def test_scores_are_sorted_cosine_similarities(vl: Embedder, pdfs: Path, tmp_pat
     """Scores fall, lie in [-1, 1] and are the dot products of the unit vectors."""
     index = PageIndex(tmp_path / "db", vl)
     index.add(pdfs)
-    hits = index.search("how many days of leave?", k=100)
+    hits = index.search("how many days of leave?", k=100, mode="vector")
     assert len(hits) == len(places(hits)) == 9
     scores = [hit.score for hit in hits]
     assert scores == sorted(scores, reverse=True)
@@ -256,8 +256,8 @@ def test_an_index_is_opened_once_on_another_engine(
     """Settings that change no vector go to the embedder that an index makes, and its folder is opened once."""
     PageIndex(tmp_path / "db", vl).add(pdfs / "staff-handbook.pdf")
     opened: list[object] = []
-    session = store.lance.Session
-    monkeypatch.setattr(store.lance, "Session", lambda **sizes: (opened.append(sizes), session(**sizes))[1])
+    session = table.lance.Session
+    monkeypatch.setattr(table.lance, "Session", lambda **sizes: (opened.append(sizes), session(**sizes))[1])
     index = PageIndex(tmp_path / "db", device="cpu", batch_tokens=512, base_url=None)
     assert len(opened) == 1
     assert (index.embedder.settings.device, index.embedder.settings.batch_tokens) == ("cpu", 512)
@@ -400,8 +400,8 @@ def test_mending_that_is_stopped_loses_nothing(
     """Stopped after any of its steps, mending has left every page there, and the next run does the rest."""
     PageIndex(tmp_path / "db", vl).add(pdfs)
     once = ids(tmp_path / "db")
-    monkeypatch.setattr(store, "_DOUBLED", 4)
-    commit = store.PageStore._commit
+    monkeypatch.setattr(migration, "_DOUBLED", 4)
+    commit = table.Table.commit
     for steps in range(4):
         without_key(tmp_path / "db", times=2)
         left = iter(range(steps))
@@ -411,10 +411,10 @@ def test_mending_that_is_stopped_loses_nothing(
                 raise KeyboardInterrupt
             return commit(self, change)
 
-        monkeypatch.setattr(store.PageStore, "_commit", stopped)
+        monkeypatch.setattr(table.Table, "commit", stopped)
         with pytest.raises(KeyboardInterrupt):
             PageIndex(tmp_path / "db", vl).add(pdfs)
-        monkeypatch.setattr(store.PageStore, "_commit", commit)
+        monkeypatch.setattr(table.Table, "commit", commit)
         kept = ids(tmp_path / "db")
         assert len(kept) == 18 - 4 * max(0, steps - 1)
         assert sorted(set(kept)) == once
@@ -436,7 +436,7 @@ def test_lancedb_and_an_index_share_a_table(tmp_path: Path) -> None:
     data = table.search().where("id = '2'").to_arrow()
     data = data.set_column(data.schema.get_field_index("page"), "page", [[7]])
     table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(data)
-    assert sorted(found["page"] for _, found in mine.nearest(np.ones(2, np.float32), 5, ["page"])) == [1, 7]
+    assert sorted(found["page"] for _, found in mine.search(5, ["page"], vector=np.ones(2, np.float32))) == [1, 7]
     table.delete("id = '1'")
     assert (len(mine), ids(tmp_path)) == (1, ["2"])
 
@@ -446,7 +446,7 @@ def test_a_write_that_others_forestall_is_repeated(
     quicker: int, fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is done as soon as nobody is quicker; if others always are, the error says so and nothing is lost."""
-    monkeypatch.setattr(store, "_WAIT", wait_none())
+    monkeypatch.setattr(table, "_WAIT", wait_none())
     mine, other = store.PageStore.create(tmp_path, 2, {}), store.PageStore.open(tmp_path)
     assert other is not None
     numbers = iter(range(quicker))
@@ -459,11 +459,11 @@ def test_a_write_that_others_forestall_is_repeated(
 
     if fails:
         with pytest.raises(IndexBusyError, match="others kept writing to the index") as caught:
-            mine._commit(forestalled)
+            mine._table.commit(forestalled)
         assert "words that nobody promised" in str(caught.value)
-        assert len(mine) == store._ATTEMPTS
+        assert len(mine) == table._ATTEMPTS
     else:
-        assert mine._commit(forestalled) == "done"
+        assert mine._table.commit(forestalled) == "done"
         assert len(mine) == quicker
 
 
@@ -477,7 +477,7 @@ def test_what_fails_by_itself_is_not_repeated(tmp_path: Path) -> None:
         raise OSError("the disk is full")
 
     with pytest.raises(IndexStorageError, match="the disk is full"):
-        mine._commit(full)
+        mine._table.commit(full)
     assert tries == ["try"]
 
 
@@ -683,25 +683,20 @@ def test_names_that_are_no_utf8(vl: Embedder, pdfs: Path, tmp_path: Path) -> Non
 
 def test_many_small_writes_are_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fragments are joined once they are many, not at every write, and no row is lost or changed by it."""
-    import nemovlm.index.store as module
-
-    monkeypatch.setattr(module, "_FRAGMENTS", 4)
-    store = module.PageStore.create(tmp_path, 2, {"space": "x"})
-
-    def fragments() -> int:
-        return store.examine(TEXT_VERSION).fragments
+    monkeypatch.setattr(upkeep, "_FRAGMENTS", 4)
+    joined = store.PageStore.create(tmp_path, 2, {"space": "x"})
 
     seen = []
     for page in range(20):
         vector = np.array([np.cos(page), np.sin(page)], np.float32)
-        store.write([{"id": str(page), "document": "d", "page": page, "content": str(page), "vector": vector}])
-        store.compact()
-        seen.append(fragments())
+        joined.write([{"id": str(page), "document": "d", "page": page, "content": str(page), "vector": vector}])
+        joined.keep_up()
+        seen.append(joined.examine().fragments)
     assert seen[:5] == [1, 2, 3, 4, 1]
     assert max(seen) < 10
-    assert sorted(row["page"] for row in store.rows(["page"])) == list(range(20))
-    (score, row), *_ = store.nearest(np.array([np.cos(7), np.sin(7)], np.float32), 1, ["page"])
-    assert (row["page"], round(score, 5)) == (7, 1)
+    assert sorted(row["page"] for row in joined.rows(["page"])) == list(range(20))
+    (place, row), *_ = joined.search(1, ["page"], vector=np.array([np.cos(7), np.sin(7)], np.float32))
+    assert (row["page"], round(place.score, 5)) == (7, 1)
 
 
 def test_a_pdf_of_which_no_page_can_be_read(

@@ -161,9 +161,9 @@ def test_a_text_of_another_version_of_the_document_stays(
     assert store is not None
     (row,) = store.rows(["id", "document_sha256", "modality"], id=f"{pdf}#page=1")
     for other in ({"document_sha256": hashlib.sha256(b"other").hexdigest()}, {"modality": "text"}):
-        store.write_texts([row | other | {"text": "stale", "text_version": TEXT_VERSION}])
+        store.update([row | other | {"text": "stale", "text_version": TEXT_VERSION}])
         assert rows(tmp_path / "db")[0]["text"] == "number 0"
-    store.write_texts([row | {"text": "new", "text_version": TEXT_VERSION}])
+    store.update([row | {"text": "new", "text_version": TEXT_VERSION}])
     assert rows(tmp_path / "db")[0]["text"] == "new"
     assert len(pages) == PAGES
 

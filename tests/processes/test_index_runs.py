@@ -93,7 +93,7 @@ ROUNDS = 4
 AT_ONCE = """
 import sys
 import numpy as np
-from nemovlm.index import store
+from nemovlm.index import migration, upkeep
 from nemovlm.index.store import PageStore
 
 def rows(document, pages):
@@ -117,13 +117,13 @@ def delete(folder):
         table.delete(document="gone")
 
 def compact(folder):
-    store._FRAGMENTS, store._SHARE = 0, -1
+    upkeep._FRAGMENTS, upkeep._SHARE = 0, -1
     table = PageStore.open(folder)
     for _ in range(10):
-        table.compact()
+        table.keep_up()
 
 def mend(folder):
-    store._DOUBLED = 4
+    migration._DOUBLED = 4
     PageStore.open(folder).mend()
 
 from pathlib import Path
@@ -231,7 +231,7 @@ def test_a_write_that_another_mends_in_between(tmp_path: Path, monkeypatch: pyte
     without_key(tmp_path, times=2)
     store = PageStore.open(tmp_path)
     assert store is not None
-    commit = store._commit
+    commit = store._table.commit
 
     def late(change: Callable[[object], object]) -> None:
         other = PageStore.open(tmp_path)
@@ -239,7 +239,7 @@ def test_a_write_that_another_mends_in_between(tmp_path: Path, monkeypatch: pyte
         other.mend()
         commit(change)
 
-    monkeypatch.setattr(store, "_commit", late)
+    monkeypatch.setattr(store._table, "commit", late)
     store.write([{"id": "new", "document": "new", "page": 0, "vector": [1.0, 0.0], "text_version": 2}])
     assert ids(tmp_path) == ["new", *OLD]
 

@@ -17,7 +17,7 @@ from nemovlm.index.store import PageStore
 from nemovlm.index.upkeep import IndexState, TextOptions
 from nemovlm.inputs import Embeddable, Modality, replace_surrogates
 from nemovlm.paths import lasting_path, local_path, readable_name
-from nemovlm.settings import Options, Settings
+from nemovlm.settings import Options
 
 if TYPE_CHECKING:
     from nemovlm.index.run import Metadata
@@ -46,7 +46,7 @@ class PageIndex:
     Args:
         folder: Where the index lives; made by the first `add`.
         embedder: What embeds pages and queries. Default, for an index that exists: an `Embedder` with the model
-            that the index was made with, made when it is needed; `mode="text"` needs none.
+            that the index was made with, made when it is first needed; `mode="text"` needs none.
         vectors: How a new index keeps vectors: `float16` takes half the space, and moves cosines by some 1e-4.
         texts: How a new index takes texts apart into words.
         settings: Of that `Embedder`, such as `engine`, `base_url` and `device`: those that do not change the vectors.
@@ -77,10 +77,11 @@ class PageIndex:
         if embedder is None:
             if self._store is None:
                 raise ConfigurationError(f"there is no page index in {folder}: index PDFs first, or check the path")
-            Settings.from_kwargs(**self._recipe())  # what is wrong with them is told now
         self._embedder = embedder
         if self._store is not None:
             self._check(self._store)
+        if self._settings:
+            _ = self.embedder  # what is wrong with them is told now
 
     @property
     def embedder(self) -> Embedder:

@@ -11,16 +11,28 @@ if TYPE_CHECKING:
     from nemovlm.embedder import Embedder
     from nemovlm.errors import NemoVLMError
     from nemovlm.images import ImageUrl
-    from nemovlm.index import Hit, PageIndex
+    from nemovlm.index import Field, Hit, PageIndex
     from nemovlm.inputs import Passage
     from nemovlm.pdf import Page, iter_pages
 
     __version__: str
 
-__all__ = ["Embedder", "Hit", "ImageUrl", "NemoVLMError", "Page", "PageIndex", "Passage", "__version__", "iter_pages"]
+__all__ = [
+    "Embedder",
+    "Field",
+    "Hit",
+    "ImageUrl",
+    "NemoVLMError",
+    "Page",
+    "PageIndex",
+    "Passage",
+    "__version__",
+    "iter_pages",
+]
 
 _HOME = {
     "Embedder": "embedder",
+    "Field": "index",
     "Hit": "index",
     "ImageUrl": "images",
     "NemoVLMError": "errors",

@@ -10,7 +10,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, Unpack
 
-from nemovlm.choices import EngineName
+from nemovlm.choices import EngineName, VectorType
 from nemovlm.cli.startup import importing
 from nemovlm.errors import ConfigurationError, MissingExtraError, NemoVLMError, one_line
 from nemovlm.paths import local_path, readable_name
@@ -25,7 +25,7 @@ except ImportError as missing:
 
 if TYPE_CHECKING:
     from nemovlm.embedder import Embedder
-    from nemovlm.index import PageIndex
+    from nemovlm.index import PageIndex, TextOptions
     from nemovlm.settings import Options, Settings
 
 P = ParamSpec("P")
@@ -146,24 +146,33 @@ def announce(embedder: "Embedder", why: str) -> "Embedder":
 
 
 @importing()
-def open_index(db: Path, **options: "Unpack[Options]") -> "PageIndex":
-    """Open an index that exists with an embedder like the one that made it, and announce that.
+def open_index(db: Path, *, with_model: bool = True, **options: Any) -> "PageIndex":
+    """Open an index that exists, with an embedder like the one that made it, which is announced, or with none.
 
     Raises:
         NemoVLMError: There is none, or it cannot be read, or its engine or model cannot be had.
     """
     from nemovlm.index import PageIndex
 
+    if not with_model:
+        return PageIndex(db)
     pages = PageIndex(db, **options)
     announce(pages.embedder, f"the index in {db} was made with it")
     return pages
 
 
 @importing()
-def open_or_create_index(db: Path, model: str | None, **options: "Unpack[Options]") -> "PageIndex":
+def open_or_create_index(
+    db: Path,
+    model: str | None,
+    *,
+    vectors: VectorType | None = None,
+    texts: "TextOptions | None" = None,
+    **options: "Unpack[Options]",
+) -> "PageIndex":
     """Open an index with the model chosen, or that of the index, or the best that is here.
 
-    A new one is not written before pages come.
+    A new one is not written before pages come; `vectors` and `texts` say how it keeps them.
 
     Raises:
         NemoVLMError: It cannot be read or has another space, or the engine or the model cannot be had.
@@ -172,8 +181,8 @@ def open_or_create_index(db: Path, model: str | None, **options: "Unpack[Options
     from nemovlm.settings import Settings
 
     if is_index(db) and Settings.from_kwargs(model=model, **options).model is None:
-        return open_index(db, **options)
-    return PageIndex(db, open_embedder(model, **options))
+        return open_index(db, vectors=vectors, texts=texts, **options)
+    return PageIndex(db, open_embedder(model, **options), vectors=vectors, texts=texts)
 
 
 def _version(wanted: bool) -> None:

@@ -74,9 +74,8 @@ class PageIndex:
         self._settings = {name: value for name, value in settings.items() if value is not None}
         if embedder is not None and settings:
             raise ConfigurationError(f"an embedder has its settings already; {', '.join(settings)} cannot be added")
-        if embedder is None:
-            if self._store is None:
-                raise ConfigurationError(f"there is no page index in {folder}: index PDFs first, or check the path")
+        if embedder is None and self._store is None:
+            raise ConfigurationError(f"there is no page index in {folder}: index PDFs first, or check the path")
         self._embedder = embedder
         if self._store is not None:
             self._check(self._store)

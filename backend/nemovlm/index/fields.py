@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, TypeAlias
 
@@ -80,6 +80,21 @@ def parse_value(name: str, text: str, wanted: type | None = None) -> Value:
         raise InputError(f"{name!r} holds {wanted.__name__}, and {text!r} is none")
     value: Value = text.lower() == "true" if wanted is bool else wanted(text)
     return check_value(name, value)
+
+
+def parse_metadata(texts: Iterable[str], fields: Fields) -> dict[str, Value]:
+    """Return metadata from the command line: `year=2024`, of the type of the field, if there is one of that name.
+
+    Raises:
+        InputError: One of them is none.
+    """
+    metadata = {}
+    for text in texts:
+        name, equals, said = (part.strip() for part in text.partition("="))
+        if not equals:
+            raise InputError(f"{text!r} says nothing of a document: write NAME=VALUE")
+        metadata[name] = parse_value(name, said, fields.get(name))
+    return check_metadata(metadata)
 
 
 def _reads_as(text: str, kind: type) -> bool:

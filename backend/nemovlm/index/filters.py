@@ -233,6 +233,16 @@ _OPERATORS: Mapping[str, Callable[[Field, Value], Filter]] = {
 _EXPRESSION = re.compile(rf"\s*([\w-]+?)\s*({'|'.join(_OPERATORS)}| in )\s*(.*?)\s*", re.DOTALL)
 
 
+def parse_filters(texts: Iterable[str], fields: Fields) -> Filter | None:
+    """Return the filter of several conditions of the command line, all of which have to hold; None if there are none.
+
+    Raises:
+        InputError: One is none: see `parse_filter`.
+    """
+    filters = tuple(parse_filter(text, fields) for text in texts)
+    return All(filters) if filters else None
+
+
 def parse_filter(text: str, fields: Fields) -> Filter:
     """Return the filter of the command line: `year=2024`, `year>=2020`, `path~reports/*`, `team in legal,sales`.
 

@@ -80,8 +80,8 @@ def examine_servers(embedder: "Embedder") -> Iterator[Finding]:
 def examine_index(folder: Path) -> Iterator[Finding]:
     """Yield what is found of an index and of the PDFs in it. Writes nothing, and needs no model."""
     from nemovlm.index import path_of
-    from nemovlm.index.schema import FORMAT
     from nemovlm.index.store import PageStore
+    from nemovlm.index.table import FORMAT
     from nemovlm.pdf import TEXT_VERSION
 
     try:

@@ -9,34 +9,11 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from nemovlm.errors import IndexStorageError
-from nemovlm.index.schema import FORMAT, KEY, later_columns
-from nemovlm.index.table import Table
+from nemovlm.index.schema import KEY, later_columns
+from nemovlm.index.table import FORMAT, Table, format_of, set_format
 
-_FORMAT = "nemovlm.format"
 # So many doubled rows are taken out at once: what still is a condition of reasonable length.
 _DOUBLED = 10_000
-
-
-def format_of(table: Any) -> int:
-    """Return the format of a table.
-
-    Raises:
-        IndexStorageError: A newer version of this program has made it.
-    """
-    number = int(table.config().get(_FORMAT, 1))
-    if number > FORMAT:
-        raise IndexStorageError(
-            f"the index is of format {number}, and this version of nemovlm knows {FORMAT}: upgrade nemovlm "
-            "(pip install --upgrade nemovlm)"
-        )
-    return number
-
-
-def set_format(table: Any) -> None:
-    """Say that a table is of the format of this program."""
-    if format_of(table) < FORMAT:
-        table.update_config({_FORMAT: str(FORMAT)})
 
 
 def mend(table: Table) -> None:

@@ -17,9 +17,6 @@ from nemovlm.errors import InputError
 from nemovlm.index.fields import BUILT_IN, Fields, Value
 from nemovlm.inputs import Vectors
 
-FORMAT = 2
-"""Of the tables that this program makes: 1 has no columns for metadata and of files, and may lack the key."""
-
 # Without it, two writes of one row that overlap do not conflict, and both rows stay: those of two processes, or one
 # that Ctrl-C left under way and the one after it (https://github.com/lancedb/lancedb/issues/2463).
 # With an index of Lance on `id`, `merge_insert` would go past the key: there must be none on it.

@@ -16,7 +16,7 @@ from nemovlm.index.fields import Fields
 from nemovlm.index.filters import Where, condition, literal
 from nemovlm.index.known import Known
 from nemovlm.index.ranking import DEPTH, Placed, Scored, fuse
-from nemovlm.index.table import Table
+from nemovlm.index.table import FORMAT, Table, format_of, set_format
 from nemovlm.index.upkeep import IndexState, TextOptions
 from nemovlm.inputs import Vector
 
@@ -44,8 +44,6 @@ class PageStore:
 
     def __init__(self, folder: Path) -> None:
         self._table = Table(folder)
-        with self._table.use() as table:
-            migration.format_of(table)
         self.meta = self._table.meta
         """What was said when the table was made; it never changes."""
 
@@ -86,7 +84,7 @@ class PageStore:
 
         def finish(table: Any) -> None:
             upkeep.make_text_index(table, texts or TextOptions())
-            migration.set_format(table)
+            set_format(table)
 
         Table.create(folder, schema.schema(dimension, vectors), meta, finish)
         return cls(folder)
@@ -215,7 +213,7 @@ class PageStore:
     def migrate(self) -> None:
         """Make it a table of this format, if it is not: without embedding anything."""
         with self._table.use() as table:
-            old = migration.format_of(table) < schema.FORMAT
+            old = format_of(table) < FORMAT
         if old:
             self.mend()
 
@@ -244,7 +242,7 @@ class PageStore:
             return Condition(
                 rows=table.count_rows(),
                 doubled=len(migration.doubled(table)),
-                format=migration.format_of(table),
+                format=format_of(table),
                 key=migration.has_key(table),
                 vectors=schema.vector_type(table.schema),
                 dimension=table.schema.field("vector").type.list_size,
@@ -280,7 +278,7 @@ class Condition:
     doubled: int
     """Rows that `mend` would take out."""
     format: int
-    """Of the table: `schema.FORMAT` is that of this program."""
+    """Of the table: `table.FORMAT` is that of this program."""
     key: bool
     """Whether `id` is the key, so that writers at the same time double nothing."""
     vectors: VectorType

@@ -28,6 +28,10 @@ T = TypeVar("T")
 _RUST_PLACE = re.compile(r", \S+\.rs:\d+:\d+")  # Lance names its own source in its messages
 _RAISED = (OSError, RuntimeError, ValueError, pa.ArrowException)  # by Lance: any of these
 
+FORMAT = 2
+"""Of the tables that this program makes: 1 has no columns for metadata and of files, and may lack the key."""
+_FORMAT = "nemovlm.format"
+
 _TABLE = "pages"
 _META = b"nemovlm"
 # Lance repeats most writes that conflict by itself, for half a minute, but not all; each attempt here is that again.
@@ -51,7 +55,9 @@ class Table:
             index_cache_size_bytes=_INDEX_CACHE_BYTES, metadata_cache_size_bytes=_METADATA_CACHE_BYTES
         )
         with storage(folder):
-            self.meta: Mapping[str, Any] = self._meta(self._latest())
+            table = self._latest()
+            format_of(table)
+            self.meta: Mapping[str, Any] = self._meta(table)
             """What was said when the table was made; it never changes."""
 
     @staticmethod
@@ -102,6 +108,7 @@ class Table:
                 raise IndexStorageError(
                     f"the index in {self.folder} was deleted or replaced while it was open; open it again"
                 )
+            format_of(table)
             yield table
 
     def commit(self, change: Callable[[Any], T]) -> T:
@@ -148,6 +155,27 @@ class Table:
             raise IndexStorageError(f"{self.folder} holds a table that is no page index; take another folder")
         meta: dict[str, Any] = json.loads(metadata[_META])
         return meta
+
+
+def format_of(table: Any) -> int:
+    """Return the format of a table.
+
+    Raises:
+        IndexStorageError: A newer version of this program has made it.
+    """
+    number = int(table.config().get(_FORMAT, 1))
+    if number > FORMAT:
+        raise IndexStorageError(
+            f"the index is of format {number}, and this version of nemovlm knows {FORMAT}: upgrade nemovlm "
+            "(pip install --upgrade nemovlm)"
+        )
+    return number
+
+
+def set_format(table: Any) -> None:
+    """Say that a table is of the format of this program."""
+    if format_of(table) < FORMAT:
+        table.update_config({_FORMAT: str(FORMAT)})
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import ConfigurableField, RunnableLambda
 from langchain_tests.integration_tests import RetrieversIntegrationTests
 from llama_index.core import QueryBundle, VectorStoreIndex
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse, LLMMetadata
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ImageBlock, LLMMetadata
 from llama_index.core.base.response.schema import Response
 from llama_index.core.llms import MockLLM
 from llama_index.core.postprocessor import LongContextReorder, SimilarityPostprocessor
@@ -32,7 +32,7 @@ from llama_index.core.retrievers import QueryFusionRetriever
 from llama_index.core.schema import ImageNode, NodeWithScore, TextNode
 from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 from PIL import Image
-from pydantic import ValidationError
+from pydantic import PrivateAttr, ValidationError
 
 import langchain_nemovlm
 import llamaindex_nemovlm
@@ -492,18 +492,18 @@ async def test_no_query_reaches_another_tenant(mode: Any, index: PageIndex, fold
 
 
 class Eyes(MockLLM):
-    """A chat model that says how many pictures it was shown."""
+    """A chat model that keeps the pictures that it is shown."""
+
+    _pictures: list[bytes] = PrivateAttr(default_factory=list)
 
     @property
     def metadata(self) -> LLMMetadata:
         return LLMMetadata(is_chat_model=True, context_window=128_000)
 
     def chat(self, messages: Sequence[ChatMessage], **_: Any) -> ChatResponse:
-        blocks = [block.block_type for message in messages for block in message.blocks]
-        return ChatResponse(message=ChatMessage(role="assistant", content=f"{blocks.count('image')} pictures"))
-
-    async def achat(self, messages: Sequence[ChatMessage], **more: Any) -> ChatResponse:
-        return self.chat(messages, **more)
+        blocks = [block for message in messages for block in message.blocks]
+        self._pictures += [block.resolve_image().read() for block in blocks if isinstance(block, ImageBlock)]
+        return ChatResponse(message=ChatMessage(role="assistant", content="answer"))
 
 
 async def test_query_engines(index: PageIndex, call: Door) -> None:
@@ -512,8 +512,10 @@ async def test_query_engines(index: PageIndex, call: Door) -> None:
     best = index.search(QUESTION, 4, mode="vector")
     answer: Response = await call(RetrieverQueryEngine.from_args(made, llm=MockLLM()), "query", QUESTION)
     assert best[0].text.strip() in str(answer)
-    engine = RetrieverQueryEngine.from_args(made, llm=Eyes(), multimodal=True)
-    assert str(await call(engine, "query", QUESTION)) == "4 pictures"
+    engine = RetrieverQueryEngine.from_args(made, llm=(llm := Eyes(max_tokens=None)), multimodal=True)
+    answer = await call(engine, "query", QUESTION)
+    assert places(answer.source_nodes) == [(Path(hit.document).stem, hit.page) for hit in best]
+    assert llm._pictures == [Path(hit.node.image_path).read_bytes() for hit in answer.source_nodes]
     cutoff = (best[1].score + best[2].score) / 2
     engine = RetrieverQueryEngine.from_args(
         made,

@@ -1,4 +1,6 @@
-"""nemovlm in LangChain: embeddings for text and page images, and a loader that reads PDFs page by page."""
+"""nemovlm in LangChain: embeddings for text and page images, a loader that reads PDFs page by page, and retrievers."""
+
+from typing import TYPE_CHECKING, Any
 
 try:
     import langchain_core  # noqa: F401 - is it there at all
@@ -12,11 +14,23 @@ from langchain_nemovlm.embeddings import NemoVLMEmbeddings
 from langchain_nemovlm.pages import page_to_content_block, pages_to_message
 from langchain_nemovlm.retrievers import NemoVLMPageRetriever
 
+if TYPE_CHECKING:
+    from langchain_nemovlm.index_retrievers import NemoVLMPageIndexRetriever
+
 __all__ = [
     "NemoVLMEmbeddings",
     "NemoVLMPDFLoader",
     "NemoVLMPDFParser",
+    "NemoVLMPageIndexRetriever",
     "NemoVLMPageRetriever",
     "page_to_content_block",
     "pages_to_message",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "NemoVLMPageIndexRetriever":  # with it comes Lance, which is an extra
+        from langchain_nemovlm.index_retrievers import NemoVLMPageIndexRetriever
+
+        return NemoVLMPageIndexRetriever
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

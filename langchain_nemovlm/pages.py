@@ -20,7 +20,7 @@ from langchain_core.messages.content import ContentBlock, ImageContentBlock, cre
 from nemovlm.errors import InputError
 from nemovlm.images import encode_png, for_chat, image_in, read_image
 from nemovlm.inputs import Modality, Passage
-from nemovlm.paths import local_path
+from nemovlm.paths import local_path, path_of
 from nemovlm.pdf import Page, Password, iter_pages
 
 _log = logging.getLogger("nemovlm")
@@ -109,7 +109,7 @@ def _image_file(document: Document, password: Password) -> bytes:
             "this document is no page: its metadata have neither image_path, nor page and file_path or source; load it "
             "with NemoVLMPDFLoader"
         )
-    return encode_png(next(iter_pages(path, pages=[index], password=password)).image)
+    return encode_png(next(iter_pages(path_of(path), pages=[index], password=password)).image)
 
 
 def _number(page: object) -> int | None:

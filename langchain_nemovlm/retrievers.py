@@ -5,6 +5,7 @@ from typing import Any
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage
+from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import Runnable, RunnableLambda
 from langchain_core.vectorstores import VectorStoreRetriever
 
@@ -13,14 +14,8 @@ from nemovlm import runtime
 from nemovlm.pdf import Password
 
 
-class NemoVLMPageRetriever(VectorStoreRetriever):
-    """The retriever of a vector store, which can hand a chat model the images of the pages that it finds.
-
-    The fields are those of LangChain's `VectorStoreRetriever` (`vectorstore`, `search_type`, `search_kwargs`) and `k`,
-    the number of pages, which `search_kwargs` and the call may set as well.
-    """
-
-    k: int = 4
+class PagePrompts(BaseRetriever):
+    """A retriever that can hand a chat model the images of the pages that it finds."""
 
     def as_prompt(self, *, password: Password = None) -> Runnable[str, list[BaseMessage]]:
         """Return a runnable that makes a prompt of a question: the pages found for it as images, then the question.
@@ -41,6 +36,16 @@ class NemoVLMPageRetriever(VectorStoreRetriever):
             return await runtime.in_thread(prompt, question, await self.ainvoke(question))
 
         return RunnableLambda(ask, aask)
+
+
+class NemoVLMPageRetriever(PagePrompts, VectorStoreRetriever):
+    """The retriever of a vector store, which can hand a chat model the images of the pages that it finds.
+
+    The fields are those of LangChain's `VectorStoreRetriever` (`vectorstore`, `search_type`, `search_kwargs`) and `k`,
+    the number of pages, which `search_kwargs` and the call may set as well.
+    """
+
+    k: int = 4
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **kwargs: Any

@@ -2,7 +2,7 @@
 
 import base64
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
@@ -146,7 +146,7 @@ class NemoVLMPDFReader(BasePydanticReader):
 
     def _nodes(self, file: str | os.PathLike[str], extra_info: dict[str, Any] | None, fs: Any) -> list[TextNode]:
         name = readable_name(file)
-        source = RelatedNodeInfo(node_id=name, metadata={"file_path": name})
+        source = pdf_source(name)
         nodes: list[TextNode] = []
         for page in self._pages(file, fs):
             facts = self._facts(page, file, extra_info)
@@ -190,12 +190,8 @@ class NemoVLMPDFReader(BasePydanticReader):
 
     def _facts(self, page: Page, file: str | os.PathLike[str], extra_info: dict[str, Any] | None) -> dict[str, Any]:
         name, known = readable_name(file), {key: value for key, value in page.metadata.items() if value != ""}
-        return {
-            "id_": page_id(f"{name}/{page.embedded}" if page.embedded else name, page.index),
-            "metadata": {"file_name": Path(name).name, "file_path": name, **known, **readable(extra_info or {})},
-            "excluded_embed_metadata_keys": list(_NOT_FOR_MODELS),
-            "excluded_llm_metadata_keys": list(_NOT_FOR_MODELS),
-        }
+        identity = page_id(f"{name}/{page.embedded}" if page.embedded else name, page.index)
+        return page_facts(identity, name, known | readable(extra_info or {}))
 
     def _image_document(self, page: Page, facts: dict[str, Any]) -> ImageDocument:
         place = {"data": _base64(page)} if self.inline else {"path": self._save(page)}
@@ -207,6 +203,21 @@ class NemoVLMPDFReader(BasePydanticReader):
 
     def _save(self, page: Page) -> Path:
         return page.save_image(local_path(self.image_dir or Path(get_cache_dir()) / "nemovlm-pages"))
+
+
+def page_facts(identity: str, name: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the id of a page of the PDF `name` and its metadata, as fields of a document or node."""
+    return {
+        "id_": identity,
+        "metadata": {"file_name": Path(name).name, "file_path": name, **metadata},
+        "excluded_embed_metadata_keys": list(_NOT_FOR_MODELS),
+        "excluded_llm_metadata_keys": list(_NOT_FOR_MODELS),
+    }
+
+
+def pdf_source(name: str) -> RelatedNodeInfo:
+    """Return what the nodes of the PDF `name` have as their source."""
+    return RelatedNodeInfo(node_id=name, metadata={"file_path": name})
 
 
 def _base64(page: Page) -> bytes:

@@ -1,6 +1,7 @@
 """Paths and open files as people pass them."""
 
 import os
+import re
 from inspect import isawaitable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,16 @@ def readable_name(path: str | os.PathLike[str]) -> str:
     except UnicodeEncodeError:
         return os.fsencode(name).decode(errors="backslashreplace")
     return name
+
+
+def path_of(name: str) -> Path:
+    r"""Return the path of a file by its `readable_name`, which may have `\xe9` for bytes."""
+    path = Path(name)
+    if not path.exists():
+        raw = re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), os.fsencode(name))
+        if (other := Path(os.fsdecode(raw))).exists():
+            return other
+    return path
 
 
 def read_binary(file: Any) -> bytes:

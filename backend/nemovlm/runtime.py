@@ -29,7 +29,10 @@ class _Runtime:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.known_loop: asyncio.AbstractEventLoop | None = None
-        self.workers = threads.ThreadPool(min(32, (os.cpu_count() or 1) + 4), "nemovlm-worker")  # asyncio's own number
+        most = min(32, (os.cpu_count() or 1) + 4)  # asyncio's own number
+        self.workers = threads.ThreadPool(most, "nemovlm-worker")
+        # Not the loop's workers: what callers have done here may wait for the loop, and the loop for a worker.
+        self.helpers = threads.ThreadPool(most, "nemovlm-helper")
         self.readers = threads.ThreadPool(None, "nemovlm-reader", wait_at_exit=False)
 
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -94,7 +97,7 @@ async def wait_async(future: "Future[T]") -> T:
 async def in_thread(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Do on a thread, from any event loop, what would block that loop: `asyncio.to_thread` on threads of ours."""
     context = copy_context()
-    return await asyncio.wrap_future(_runtime.workers.submit(lambda: context.run(work, *args, **kwargs)))
+    return await asyncio.wrap_future(_runtime.helpers.submit(lambda: context.run(work, *args, **kwargs)))
 
 
 async def iterate(source: Generator[T, None, None]) -> AsyncGenerator[T, None]:

@@ -131,6 +131,7 @@ def test_the_page_about_langchain_runs(desk: Path, vl_folder: Path, served_vl: s
     assert [line for line in lines if "skipped" in line] == ["8 pages added, 0 skipped", "0 pages added, 8 skipped"]
     assert re.fullmatch(r"!\[annual-report\.pdf page \d\]\(pictures/[0-9a-f]{64}\.png\)", lines[4])
     assert [line.split()[0] for line in lines if line.endswith("tokens computed")][1] == "0"
+    assert [line.split()[2:] for line in lines if line.startswith("page ")] == [["of", "8", "finance"]] * 3
     assert [line for line in lines if line.startswith(("text ", "image "))][1::2] == ["image image/png"] * 2
 
 
@@ -144,6 +145,7 @@ def test_the_page_about_llamaindex_runs(desk: Path, vl_folder: Path, served_vl: 
     assert [line for line in lines if "embedded" in line] == ["8 pages embedded", "0 pages embedded"]
     assert "2 pages" in lines
     assert lines[lines.index("2 pages") - 1] == "3"  # the page that is sought by its own picture
+    assert [line.split()[2:] for line in lines if line.startswith("page ")] == [["of", "8", "finance"]] * 3
     assert lines[-2].startswith("ImageDocument ")
 
 

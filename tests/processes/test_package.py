@@ -116,10 +116,10 @@ PUBLIC_NAMES = {
     "nemovlm.parity": "Comparison Difference Parity compare open_engines",
     "nemovlm.pdf": "PdfSource",
     "nemovlm.server": "ServerOptions make_app serve",
-    "langchain_nemovlm": "NemoVLMEmbeddings NemoVLMPDFLoader NemoVLMPDFParser NemoVLMPageRetriever "
-    "page_to_content_block pages_to_message",
+    "langchain_nemovlm": "NemoVLMEmbeddings NemoVLMPDFLoader NemoVLMPDFParser NemoVLMPageIndexRetriever "
+    "NemoVLMPageRetriever page_to_content_block pages_to_message",
     "langchain_nemovlm.embeddings": "ImageReference",
-    "llamaindex_nemovlm": "NemoVLMEmbedding NemoVLMPDFReader NemoVLMPageParser",
+    "llamaindex_nemovlm": "NemoVLMEmbedding NemoVLMPDFReader NemoVLMPageIndexRetriever NemoVLMPageParser",
     "llamaindex_nemovlm.embeddings": "ImageReference",
 }
 """What 0.1.0 documented and exported, by module. Names may be added; one that goes breaks somebody's program."""

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Unpack, get_args
 
 from nemovlm.choices import PAGE_MEMORY, PAGE_TIMEOUT, SearchMode, VectorType
@@ -11,12 +12,12 @@ from nemovlm.errors import ConfigurationError, InputError, PageIndexError, Space
 from nemovlm.index.description import IndexDescription, describe
 from nemovlm.index.fields import BUILT_IN, Fields
 from nemovlm.index.filters import Field, Filter, Where
-from nemovlm.index.hit import Hit, path_of
+from nemovlm.index.hit import Hit
 from nemovlm.index.report import AddReport
 from nemovlm.index.store import PageStore
 from nemovlm.index.upkeep import IndexState, TextOptions
 from nemovlm.inputs import Embeddable, Modality, replace_surrogates
-from nemovlm.paths import lasting_path, local_path, readable_name
+from nemovlm.paths import lasting_path, local_path, path_of, readable_name
 from nemovlm.settings import Options
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ __all__ = [
     "path_of",
 ]
 
+_MADE = Lock()
 _HIT_COLUMNS = ("document", "page", "label", "total", "text", "thumbnail")
 
 
@@ -93,7 +95,8 @@ class PageIndex:
         if self._embedder is None:
             embedder = Embedder(**self._recipe())
             self._check_space(self._opened, embedder)
-            self._embedder = embedder
+            with _MADE:  # threads that come at the same time take one, or each would load the model
+                self._embedder = self._embedder or embedder
         return self._embedder
 
     def add(
@@ -271,6 +274,10 @@ class PageIndex:
         """
         self._opened.optimize()
         return self.describe()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process opens it by: the table is opened anew."""
+        return self.__dict__ | {"_store": None}
 
     def __len__(self) -> int:
         return 0 if (store := self._existing()) is None else len(store)

@@ -155,6 +155,16 @@ class Field:
         return Exists(self.name)
 
 
+def all_of(wheres: Iterable[Where | None]) -> Filter | None:
+    """Return the filter of several, all of which have to hold; None if there are none.
+
+    Raises:
+        InputError: One is empty, or is no filter.
+    """
+    filters = tuple(_filter(where) for where in wheres if where is not None)
+    return All(filters) if filters else None
+
+
 def condition(where: Where, fields: Fields, column: Callable[[str], str]) -> str:
     """Return a filter as the condition that Lance evaluates, in the SQL of DataFusion.
 
@@ -239,8 +249,7 @@ def parse_filters(texts: Iterable[str], fields: Fields) -> Filter | None:
     Raises:
         InputError: One is none: see `parse_filter`.
     """
-    filters = tuple(parse_filter(text, fields) for text in texts)
-    return All(filters) if filters else None
+    return all_of(parse_filter(text, fields) for text in texts)
 
 
 def parse_filter(text: str, fields: Fields) -> Filter:

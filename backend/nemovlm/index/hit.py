@@ -1,14 +1,12 @@
 """A page that a search found."""
 
-import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemovlm.index.fields import Value
 from nemovlm.index.ranking import Rank
+from nemovlm.paths import path_of
 
 if TYPE_CHECKING:
     from nemovlm.pdf import Page
@@ -49,13 +47,3 @@ class Hit:
         from nemovlm.pdf import iter_pages
 
         return next(iter_pages(path_of(self.document), pages=[self.page], **options))
-
-
-def path_of(document: str) -> Path:
-    r"""Return the path of a PDF by the name that it has in an index, which may have `\xe9` for bytes."""
-    path = Path(document)
-    if not path.exists():
-        raw = re.sub(rb"\\x([0-9a-f]{2})", lambda found: bytes.fromhex(found[1].decode()), os.fsencode(document))
-        if (other := Path(os.fsdecode(raw))).exists():
-            return other
-    return path

@@ -5,8 +5,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from nemovlm.index.hit import path_of
-from nemovlm.paths import lasting_path, local_path
+from nemovlm.paths import lasting_path, local_path, path_of
 
 
 def gone(documents: Iterable[str], sources: Iterable[str | os.PathLike[str]]) -> list[str]:

@@ -105,7 +105,7 @@ def test_questions_at_a_terminal(end: str, tiny_db: Path, served_vl: str) -> Non
 
 def test_an_answer_to_each_question_is_no_page_of_html(tiny_db: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At a terminal --html is refused, before anything is loaded."""
-    monkeypatch.setattr("nemovlm.cli.index._at_a_terminal", lambda: True)
+    monkeypatch.setattr("nemovlm.cli.search._at_a_terminal", lambda: True)
     assert "--html is written once" in nemovlm_here("search", "--db", tiny_db, "--html", "a.html", code=1)[1]
 
 

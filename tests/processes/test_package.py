@@ -102,7 +102,7 @@ def test_the_wheel_holds_what_it_should(wheel: Path) -> None:
 
 
 PUBLIC_NAMES = {
-    "nemovlm": "Embedder Hit ImageUrl NemoVLMError Page PageIndex Passage __version__ iter_pages",
+    "nemovlm": "Embedder Field Hit ImageUrl NemoVLMError Page PageIndex Passage __version__ iter_pages",
     "nemovlm.embedder": "Description Progress Usage",
     "nemovlm.errors": "AuthenticationError CheckpointError ConfigurationError EngineError EngineUnavailableError "
     "ImageError ImageTooLargeError IndexStorageError InputError InputTooLongError MissingExtraError "

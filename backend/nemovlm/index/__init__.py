@@ -6,6 +6,14 @@ from dataclasses import asdict
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Unpack, get_args
 
+from nemovlm.errors import MissingExtraError
+
+try:  # before any file of this folder asks for them
+    import lance  # noqa: F401
+    import pyarrow as pa  # noqa: F401
+except ImportError as missing:
+    raise MissingExtraError("the page index", "index") from missing
+
 from nemovlm.choices import PAGE_MEMORY, PAGE_TIMEOUT, SearchMode, VectorType
 from nemovlm.embedder import Embedder, Progress
 from nemovlm.errors import ConfigurationError, InputError, PageIndexError, SpaceMismatchError

@@ -13,15 +13,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
+import lance
+import pyarrow as pa
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from nemovlm.errors import IndexBusyError, IndexStorageError, MissingExtraError, NemoVLMError, one_line
-
-try:
-    import lance
-    import pyarrow as pa
-except ImportError as missing:
-    raise MissingExtraError("the page index", "index") from missing
+from nemovlm.errors import IndexBusyError, IndexStorageError, NemoVLMError, one_line
 
 T = TypeVar("T")
 

@@ -158,23 +158,18 @@ def made_up(vectors: Vectors, start: int, tenant: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def small_indexes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Indexes pay for small tables."""
+def tenants(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[PageStore, dict[str, Vectors]]:
+    """A table of three tenants, of which the last is in no index yet. Indexes pay for tables as small as it is."""
     monkeypatch.setattr(upkeep, "_COMPONENTS", 64 * 500)
     monkeypatch.setattr(upkeep, "_LOOKUP_ROWS", 500)
     monkeypatch.setattr(upkeep, "_BEHIND_ELSE", 200)
     monkeypatch.setattr("nemovlm.index.store._FEW", 50)
-
-
-@pytest.fixture
-def tenants(small_indexes: None, tmp_path: Path) -> tuple[PageStore, dict[str, Vectors]]:
-    """A table of three tenants, of which the last is in no index yet."""
     store = PageStore.create(tmp_path, 64, {"space": "x"})
     store.add_fields({"tenant": str})
-    vectors = {"a": clustered(900, 64, 1), "b": clustered(600, 64, 2), "c": clustered(90, 64, 3)}
+    vectors = {"ant": clustered(900, 64, 1), "bee": clustered(600, 64, 2), "cat": clustered(90, 64, 3)}
     for tenant, its in vectors.items():
         store.write(made_up(its, 0, tenant))
-        if tenant == "b":
+        if tenant == "bee":
             store.keep_up()
     return store, vectors
 
@@ -191,10 +186,10 @@ def test_indexes_come_when_they_pay_and_keep_up(tenants: tuple[PageStore, dict[s
     assert {(state.rows, state.behind) for state in states.values()} == {(1500, 90)}
     store.keep_up()
     assert {(state.rows, state.behind) for state in store.examine().indexes} == {(1500, 90)}  # not yet
-    store.write(made_up(clustered(200, 64, 4), 1000, "c"))
+    store.write(made_up(clustered(200, 64, 4), 1000, "cat"))
     store.keep_up()
     assert {(state.rows, state.behind) for state in store.examine().indexes} == {(1790, 0)}
-    store.delete(metadata_tenant="a")
+    store.delete(metadata_tenant="ant")
     store.optimize()
     assert {state.behind for state in store.examine().indexes} == {0}
     assert len(store) == 890
@@ -214,7 +209,7 @@ def test_what_is_found_with_indexes(tenants: tuple[PageStore, dict[str, Vectors]
         for place, row in found:
             assert place.score == pytest.approx(float(scores[ids.index(row["id"])]), abs=1e-5)
     assert np.mean(recalls) >= 0.98
-    for tenant, number in [("a", 5), ("b", 599), ("c", 89)]:
+    for tenant, number in [("ant", 5), ("bee", 599), ("cat", 89)]:
         (best_,) = store.search(1, ["id"], text=f"{tenant} number{number}")
         assert best_[1]["id"] == f"{tenant}/{number}"
 
@@ -237,10 +232,10 @@ def test_a_filter_never_leaks(tenants: tuple[PageStore, dict[str, Vectors]]) -> 
 def test_a_filter_that_few_pages_meet_finds_them_all(tenants: tuple[PageStore, dict[str, Vectors]]) -> None:
     """Also those that the nearest partitions do not have: a page far from the question."""
     store, vectors = tenants
-    far = -vectors["a"][0]
-    where = Field("path").startswith("/a/3") & (Field("page") < 2)
+    far = -vectors["ant"][0]
+    where = Field("path").startswith("/ant/3") & (Field("page") < 2)
     found = store.search(100, ["id"], vector=far, where=where)
-    assert len(found) == len({f"/a/{n}.pdf" for n in [3, *range(30, 40)]}) * 2
+    assert len(found) == len({f"/ant/{n}.pdf" for n in [3, *range(30, 40)]}) * 2
 
 
 @pytest.mark.parametrize("kind", ["float32", "float16"])
@@ -341,7 +336,7 @@ def test_one_process_at_a_time_keeps_up(tenants: tuple[PageStore, dict[str, Vect
     from filelock import FileLock
 
     store, _ = tenants
-    store.write(made_up(clustered(300, 64, 4), 1000, "c"))
+    store.write(made_up(clustered(300, 64, 4), 1000, "cat"))
     with FileLock(tmp_path / "upkeep.lock"):
         store.keep_up()
         assert {state.behind for state in store.examine().indexes} == {390}

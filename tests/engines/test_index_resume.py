@@ -341,4 +341,4 @@ def test_an_index_holds_what_a_model_of_it_holds(
     monkeypatch.setattr(upkeep, "_BEHIND", {upkeep.TEXT_INDEX: 1})
     monkeypatch.setattr(upkeep, "_FRAGMENTS", 4)
     Documents.embedder, Documents.factory = vl, tmp_path_factory
-    run_state_machine_as_test(Documents, settings=settings(max_examples=25, stateful_step_count=15, deadline=None))
+    run_state_machine_as_test(Documents, settings=settings(max_examples=15, stateful_step_count=15, deadline=None))

@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 from chromadb import PersistentClient
 from llama_index.core import QueryBundle, StorageContext, VectorStoreIndex, load_index_from_storage
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ImageBlock, LLMMetadata
 from llama_index.core.indices import MultiModalVectorStoreIndex
 from llama_index.core.ingestion import DocstoreStrategy, IngestionPipeline
-from llama_index.core.llms import MockLLM
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import BaseNode, Document, ImageNode, MetadataMode, TextNode
 from llama_index.core.storage.docstore import SimpleDocumentStore
@@ -20,13 +18,13 @@ from llama_index.core.vector_stores import SimpleVectorStore
 from llama_index.vector_stores.chroma import ChromaVectorStore
 from llama_index.vector_stores.lancedb import LanceDBVectorStore
 from llama_index.vector_stores.qdrant import QdrantVectorStore
-from pydantic import PrivateAttr
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
 from llamaindex_nemovlm import NemoVLMEmbedding, NemoVLMPageParser, NemoVLMPDFReader
 from nemovlm import Embedder, Passage
 from tests.support import books
 from tests.support.books import BOOK, Pages
+from tests.support.chat import Eyes
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:table_names.. is deprecated:DeprecationWarning"),  # LlamaIndex's LanceDB store
@@ -401,21 +399,6 @@ async def test_known_faults_of_multimodal_indexes(embedding: NemoVLMEmbedding, t
 # Answers
 
 
-class Seen(MockLLM):
-    """A chat model that keeps the pictures that it is shown."""
-
-    _pictures: list[bytes] = PrivateAttr(default_factory=list)
-
-    @property
-    def metadata(self) -> LLMMetadata:
-        return LLMMetadata(is_chat_model=True, context_window=128_000)
-
-    def chat(self, messages: Sequence[ChatMessage], **_: Any) -> ChatResponse:
-        blocks = [block for message in messages for block in message.blocks]
-        self._pictures += [block.resolve_image().read() for block in blocks if isinstance(block, ImageBlock)]
-        return ChatResponse(message=ChatMessage(role="assistant", content="answer"))
-
-
 @pytest.mark.parametrize("kind", ["one vector", "multimodal", "inline"])
 async def test_answers_are_made_from_the_pictures_of_pages(
     kind: str, embedding: NemoVLMEmbedding, tmp_path: Path, call: Door
@@ -427,7 +410,7 @@ async def test_answers_are_made_from_the_pictures_of_pages(
     else:
         index = VectorStoreIndex(embedding(nodes), embed_model=embedding)
         retriever = index.as_retriever(similarity_top_k=2)
-    engine = RetrieverQueryEngine.from_args(retriever, llm=(llm := Seen(max_tokens=None)), multimodal=True)
+    engine = RetrieverQueryEngine.from_args(retriever, llm=(llm := Eyes(max_tokens=None)), multimodal=True)
     response = await call(engine, "query", "Which page is blue?")
     assert str(response) == "answer"
     hits = await call(retriever, "retrieve", "Which page is blue?")
@@ -443,7 +426,7 @@ async def test_a_picture_that_is_gone(embedding: NemoVLMEmbedding, tmp_path: Pat
     (hit,) = await call(retriever, "retrieve", "x")
     Path(hit.node.image_path).unlink()
     assert await call(retriever, "retrieve", "x") == [hit]
-    engine = RetrieverQueryEngine.from_args(retriever, llm=Seen(max_tokens=None), multimodal=True)
+    engine = RetrieverQueryEngine.from_args(retriever, llm=Eyes(max_tokens=None), multimodal=True)
     with pytest.raises(ValueError, match=r"(?s)Path does not point to a file.*\.png"):
         await call(engine, "query", "x")
 
@@ -463,6 +446,6 @@ async def test_from_pdf_to_answer_on_a_server(served_vl: str, vl: Embedder, tmp_
     hits = await call(retriever, "retrieve", "What is red?")
     query = vl.embed_query("What is red?")
     assert [hit.node.node_id for hit in hits] == sorted(vectors, key=lambda key: -(vectors[key] @ query))[:2]
-    engine = RetrieverQueryEngine.from_args(retriever, llm=(llm := Seen(max_tokens=None)), multimodal=True)
+    engine = RetrieverQueryEngine.from_args(retriever, llm=(llm := Eyes(max_tokens=None)), multimodal=True)
     assert str(await call(engine, "query", "What is red?")) == "answer"
     assert llm._pictures == [Path(hit.node.image_path).read_bytes() for hit in hits]

@@ -23,7 +23,6 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import ConfigurableField, RunnableLambda
 from langchain_tests.integration_tests import RetrieversIntegrationTests
 from llama_index.core import QueryBundle, VectorStoreIndex
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse, ImageBlock, LLMMetadata
 from llama_index.core.base.response.schema import Response
 from llama_index.core.llms import MockLLM
 from llama_index.core.postprocessor import LongContextReorder, SimilarityPostprocessor
@@ -32,7 +31,7 @@ from llama_index.core.retrievers import QueryFusionRetriever
 from llama_index.core.schema import ImageNode, NodeWithScore, TextNode
 from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 from PIL import Image
-from pydantic import PrivateAttr, ValidationError
+from pydantic import ValidationError
 
 import langchain_nemovlm
 import llamaindex_nemovlm
@@ -43,6 +42,7 @@ from llamaindex_nemovlm import NemoVLMPageIndexRetriever as LlamaIndexRetriever
 from nemovlm import Embedder, Field, PageIndex, iter_pages
 from nemovlm.errors import ConfigurationError, IndexStorageError, InputError, NemoVLMError, PdfError
 from tests.support.books import book
+from tests.support.chat import Eyes
 
 Door = Callable[..., Awaitable[Any]]
 
@@ -489,21 +489,6 @@ async def test_no_query_reaches_another_tenant(mode: Any, index: PageIndex, fold
         for query in ("bread heat ferry wheel noon", QueryBundle("bread", image_path=image)):
             found = await call(made, "retrieve", query)
             assert {hit.node.metadata["tenant"] for hit in found} == {"harbour"}
-
-
-class Eyes(MockLLM):
-    """A chat model that keeps the pictures that it is shown."""
-
-    _pictures: list[bytes] = PrivateAttr(default_factory=list)
-
-    @property
-    def metadata(self) -> LLMMetadata:
-        return LLMMetadata(is_chat_model=True, context_window=128_000)
-
-    def chat(self, messages: Sequence[ChatMessage], **_: Any) -> ChatResponse:
-        blocks = [block for message in messages for block in message.blocks]
-        self._pictures += [block.resolve_image().read() for block in blocks if isinstance(block, ImageBlock)]
-        return ChatResponse(message=ChatMessage(role="assistant", content="answer"))
 
 
 async def test_query_engines(index: PageIndex, call: Door) -> None:

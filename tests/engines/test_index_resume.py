@@ -338,7 +338,7 @@ def test_an_index_holds_what_a_model_of_it_holds(
     """After any sequence of changing, moving and removing files, adding alone or at once, pruning, optimizing."""
     monkeypatch.setattr(upkeep, "_LOOKUP_ROWS", 3)
     monkeypatch.setattr(upkeep, "_BEHIND_ELSE", 1)
-    monkeypatch.setattr(upkeep, "_BEHIND", {upkeep.TEXT_INDEX: 1})
+    monkeypatch.setattr(upkeep, "_BEHIND", {"text": 1})
     monkeypatch.setattr(upkeep, "_FRAGMENTS", 4)
     Documents.embedder, Documents.factory = vl, tmp_path_factory
     run_state_machine_as_test(Documents, settings=settings(max_examples=15, stateful_step_count=15, deadline=None))

@@ -84,8 +84,6 @@ def search(
         raise ConfigurationError("ask at least one question, or give one picture with --image")
     if asking and html is not None:
         raise ConfigurationError("--html is written once: name the questions in the command, or pipe them in")
-    if image is not None and mode not in {None, "vector"}:
-        raise ConfigurationError(f"--mode {mode} takes questions; a picture is searched for by its vector")
     pages = open_index(db, with_model=mode != "text", engine=engine, base_url=base_url, device=device)
     meant = parse_filters(where or [], pages.fields)
 
@@ -106,7 +104,7 @@ def search(
     if image is None:
         answers = answer(list(map(replace_surrogates, questions or [])))
     else:
-        answers = [Answer(readable_name(image.name), pages.search(image, k, where=meant))]
+        answers = [Answer(readable_name(image.name), pages.search(image, k, mode=mode, where=meant))]
     if html is not None:  # first: whoever reads what is printed may stop before its end
         how = "by words" if mode == "text" else model_on_engine(pages.embedder.describe())
         subtitle = f"{len(pages)} pages in {readable_name(db)}; {how}"

@@ -5,7 +5,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from nemovlm.paths import lasting_path, local_path, path_of
+from nemovlm.paths import lasting_path, local_path, path_of, readable_name
 
 
 def gone(documents: Iterable[str], sources: Iterable[str | os.PathLike[str]]) -> list[str]:
@@ -14,9 +14,9 @@ def gone(documents: Iterable[str], sources: Iterable[str | os.PathLike[str]]) ->
     What cannot be looked at, as in a folder that may not be read, is not gone; nor is what lay below a folder that is
     itself not there, since that may be a disk that is not mounted.
     """
-    folders = [lasting_path(folder) for folder in map(local_path, sources) if folder.is_dir()]
-    below = [(document, path_of(document)) for document in documents]
-    return [name for name, path in below if any(folder in path.parents for folder in folders) and _is_gone(path)]
+    folders = [Path(readable_name(lasting_path(folder))) for folder in map(local_path, sources) if folder.is_dir()]
+    below = [name for name in documents if any(folder in Path(name).parents for folder in folders)]
+    return [name for name in below if _is_gone(path_of(name))]
 
 
 def _is_gone(path: Path) -> bool:

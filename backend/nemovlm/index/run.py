@@ -132,7 +132,6 @@ class Run:
         self._progress = progress
         self._total = 0
         self._done = 0
-        self._kept_up = 0
 
     def add(self, paths: Sequence[Path | PdfError]) -> None:
         """Index PDFs, in order. One that cannot be opened, or found, is left out.
@@ -151,12 +150,13 @@ class Run:
         if not documents:
             return
         store = self._make()
+        kept_up = 0
         with _Writer(store.update, lambda _: None, _UPDATED_PAGES) as updates:
             for document in documents:
                 self._update(store, updates, document)
-                if (written := self.report.embedded + self.report.reused) - self._kept_up >= _KEEP_UP_PAGES:
+                if (written := self.report.embedded + self.report.reused) - kept_up >= _KEEP_UP_PAGES:
                     store.keep_up()
-                    self._kept_up = written
+                    kept_up = written
 
     def _known(self, names: Sequence[str]) -> Known | None:
         if self._store is None:
@@ -246,7 +246,7 @@ class Run:
             kept = len(there)
         self.report.unchanged += kept
         self._advance(kept)
-        self._describe(store, updates, document, [there[page] for page in there if page not in again])
+        self._describe(store, updates, document, [there[page] for page in sorted(there.keys() - again)])
         if missing:
             missing = self._take_over(store, document, modality, missing)
         if missing or again:
@@ -263,20 +263,25 @@ class Run:
 
     def _describe(self, store: PageStore, updates: "_Writer", document: _Document, rows: Iterable[Row]) -> None:
         """Write what is said of a document, and the date of its file, to those of its rows that have others."""
-        for row in rows:
-            described = row["metadata"] != document.metadata
-            if described or _Stamp(row["size"], row["modified"]) != document.stamp:
-                self.report.described += described
-                keys = {"document_sha256": row["document_sha256"], "modality": row["modality"]}
-                updates.add({"id": document.id(row["page"]), **keys, **self._file_columns(store, document)})
+        changed = [
+            row
+            for row in rows
+            if row["metadata"] != document.metadata or _Stamp(row["size"], row["modified"]) != document.stamp
+        ]
+        common = self._file_columns(store, document) if changed else {}
+        for row in changed:
+            self.report.described += row["metadata"] != document.metadata
+            keys = {"document_sha256": row["document_sha256"], "modality": row["modality"]}
+            updates.add({"id": document.id(row["page"]), **keys, **common})
 
     def _take_over(self, store: PageStore, document: _Document, modality: Modality, missing: list[int]) -> list[int]:
         """Copy the pages that the index has of the same file under another name; return those that it has not."""
         among = {"document_sha256": document.sha256, "modality": modality}
         rows = store.rows(["document", "page", "text_version"], **among)
+        wanted = set(missing)
         pages: dict[str, dict[int, str]] = {}
         for row in rows:
-            if row["document"] != document.name and row["page"] in missing and not _is_outdated(row):
+            if row["document"] != document.name and row["page"] in wanted and not _is_outdated(row):
                 pages.setdefault(row["document"], {})[row["page"]] = document.id(row["page"])
         if not pages:
             return missing

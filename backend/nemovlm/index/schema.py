@@ -63,11 +63,6 @@ def missing_columns(names: Iterable[str]) -> list[str]:
     return [name for name in schema(1).names if name not in there]
 
 
-def metadata_column(name: str, kind: type) -> Any:
-    """Return the column for a field of metadata."""
-    return pa.field(_PREFIX + name, _TYPES[kind])
-
-
 def metadata_columns(table_schema: Any) -> dict[str, str]:
     """Return {column: name of its field} of all metadata in a table."""
     names = [name for name in table_schema.names if name.startswith(_PREFIX)]
@@ -110,7 +105,7 @@ def new_columns(table_schema: Any, fields: Fields) -> list[Any]:
                 f"metadata {name!r} is {there[name].__name__} in this index, and {kind.__name__} here: a field has "
                 "values of one type; convert it, or take another name"
             )
-    return [metadata_column(name, kind) for name, kind in fields.items() if name not in there]
+    return [pa.field(_PREFIX + name, _TYPES[kind]) for name, kind in fields.items() if name not in there]
 
 
 def data(table_schema: Any, names: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> Any:

@@ -191,6 +191,8 @@ class PageStore:
         Raises:
             InputError: One is there with another type.
         """
+        if not fields:
+            return
         with self._table.use() as table:
             there = not schema.new_columns(table.schema, fields)
 
@@ -238,7 +240,7 @@ class PageStore:
         """Look at the state of the table, without writing. Texts that were read before `text_version` are outdated."""
         with self._table.use() as table:
             names = table.schema.names
-            old = "text_version IS NULL OR text_version <" if "text_version" in names else None
+            old = f"text_version IS NULL OR text_version < {text_version}" if "text_version" in names else None
             return Condition(
                 rows=table.count_rows(),
                 doubled=len(migration.doubled(table)),
@@ -252,7 +254,7 @@ class PageStore:
                 fragments=len(table.get_fragments()),
                 versions=len(table.versions()),
                 missing=tuple(schema.missing_columns(names)),
-                outdated=table.count_rows(old and f"{old} {text_version}"),
+                outdated=table.count_rows(old),
             )
 
     def __len__(self) -> int:
@@ -298,7 +300,7 @@ class Condition:
 
 
 def _nearest(table: Any, vector: Vector, k: int, meant: str | None) -> list[Scored]:
-    indexed = upkeep.has_index(table, upkeep.VECTOR_INDEX) and (meant is None or table.count_rows(meant) > _FEW)
+    indexed = upkeep.has_index(table, "vector") and (meant is None or table.count_rows(meant) > _FEW)
     how = {"nprobes": _PROBES, "refine_factor": _REFINED} if indexed else {"use_index": False}
     nearest = {"column": "vector", "q": vector, "metric": "cosine", **how}
 

@@ -16,10 +16,6 @@ from nemovlm.errors import IndexBusyError
 from nemovlm.index.schema import metadata_columns
 from nemovlm.index.table import Table
 
-VECTOR_INDEX = "vector_idx"
-TEXT_INDEX = "text_idx"
-_KINDS = {VECTOR_INDEX: "IVF_RQ", TEXT_INDEX: "INVERTED"}
-
 # Versions of the table before this are not needed by any reader that is still at work.
 _KEEP_VERSIONS = timedelta(minutes=10)
 # Every write leaves a fragment. A fragment of so many rows is large enough to be left alone. Of smaller ones, joining
@@ -39,7 +35,7 @@ _MULTIPLE = 8
 # Vectors from which the centers of partitions are found, for each of them; Lance makes partitions of some 4096.
 _SAMPLE_RATE = 64
 # An index is extended when so many rows are not in it. Texts are broken into words to be looked through, which is slow.
-_BEHIND = {TEXT_INDEX: 256}
+_BEHIND = {"text": 256}
 _BEHIND_ELSE = 4096
 # Parts of an index are joined with those that are at most so many times larger, as in a log-structured merge tree
 # (O'Neil et al., 1996): each row is written again a few times in all, and a search goes through a few parts.
@@ -72,7 +68,7 @@ class IndexState:
 
     column: str
     kind: str
-    """As Lance calls it: `BTREE` for looking up, `INVERTED` for words, `IVF_RQ` for vectors."""
+    """Lance's name of it: `BTREE` for looking up, `INVERTED` for words, `IVF_RQ` for vectors."""
     rows: int
     """Rows that are in it."""
     behind: int
@@ -86,24 +82,33 @@ def make_text_index(table: Any, options: TextOptions) -> None:
     said = asdict(options)
     names = {"tokenizer": "base_tokenizer", "stop_words": "remove_stop_words", "fold": "ascii_folding"}
     table.create_scalar_index(
-        "text", "INVERTED", name=TEXT_INDEX, replace=True, **{names.get(name, name): said[name] for name in said}
+        "text", "INVERTED", name=_name("text"), replace=True, **{names.get(name, name): said[name] for name in said}
     )
 
 
-def has_index(table: Any, name: str) -> bool:
-    """Return whether a table has an index of this name."""
-    return any(index.name == name for index in table.describe_indices())
+def has_index(table: Any, column: str) -> bool:
+    """Return whether a table has an index over a column."""
+    return any(index.name == _name(column) for index in table.describe_indices())
 
 
 def states(table: Any) -> list[IndexState]:
-    """Return the state of every index of a table."""
-    return [_state(table, index.name, index.field_names[0]) for index in table.describe_indices()]
+    """Return the state of every index of a table. Reads none of them."""
+    lengths = _lengths(table)
+    return [
+        IndexState(
+            column=index.field_names[0],
+            kind=index.index_type.upper(),
+            rows=index.num_rows_indexed,
+            behind=sum(lengths.values()) - index.num_rows_indexed,
+            parts=tuple(sum(lengths.get(number, 0) for number in part.fragment_ids) for part in index.segments),
+        )
+        for index in table.describe_indices()
+    ]
 
 
 def is_scattered(table: Any) -> bool:
     """Return whether joining fragments is worth it."""
-    lengths = [fragment.physical_rows - fragment.num_deletions for fragment in table.get_fragments()]
-    small = [length for length in lengths if length < _LARGE]
+    small = [length for length in _lengths(table).values() if length < _LARGE]
     return len(small) > _FRAGMENTS and sum(small) - max(small) > _SHARE * sum(small)
 
 
@@ -135,44 +140,42 @@ def keep_up(table: Table, *, whole: bool = False) -> None:
 
 def _due(table: Any, whole: bool) -> list[Callable[[Any], object]]:
     """Return the changes that a table needs, each of them a commit."""
-    rows = table.count_rows()
-    there = {index.name: index for index in table.describe_indices()}
+    there = {state.column: state for state in states(table)}
     changes: list[Callable[[Any], object]] = [_join] if is_scattered(table) else []
-    for name, column in _wanted(table, rows).items():
-        if name not in there:
-            changes.append(partial(_build, name=name, column=column))
-        elif (behind := rows - there[name].num_rows_indexed) > (0 if whole else _BEHIND.get(name, _BEHIND_ELSE)):
-            changes.append(partial(_extend, name=name, column=column, behind=behind))
+    for column in _wanted(table):
+        if column not in there:
+            changes.append(partial(_build, column=column))
+        elif there[column].behind > (0 if whole else _BEHIND.get(column, _BEHIND_ELSE)):
+            changes.append(partial(_extend, column=column))
     return changes
 
 
-def _wanted(table: Any, rows: int) -> dict[str, str]:
-    """Return {name of an index: its column} for those that pay."""
-    wanted = {TEXT_INDEX: "text"}
-    if rows >= _LOOKUP_ROWS:
-        wanted |= {f"{column}_idx": column for column in (*_LOOKUP_COLUMNS, *metadata_columns(table.schema))}
+def _wanted(table: Any) -> list[str]:
+    """Return the columns over which an index pays."""
+    rows = table.count_rows()
+    lookups = [*_LOOKUP_COLUMNS, *metadata_columns(table.schema)] if rows >= _LOOKUP_ROWS else []
     dimension = table.schema.field("vector").type.list_size
-    if rows * dimension >= _COMPONENTS and not dimension % _MULTIPLE:
-        wanted[VECTOR_INDEX] = "vector"
-    return wanted
+    vector = ["vector"] if rows * dimension >= _COMPONENTS and not dimension % _MULTIPLE else []
+    return [*lookups, "text", *vector]
 
 
-def _build(table: Any, *, name: str, column: str) -> None:
-    if name == TEXT_INDEX:
+def _build(table: Any, *, column: str) -> None:
+    if column == "text":
         make_text_index(table, TextOptions())  # of a table of an earlier format
-    elif name == VECTOR_INDEX:
+    elif column == "vector":
+        name = _name(column)
         table.create_index(column, "IVF_RQ", name=name, metric="cosine", replace=True, sample_rate=_SAMPLE_RATE)
     else:
-        table.create_scalar_index(column, "BTREE", name=name, replace=True)
+        table.create_scalar_index(column, "BTREE", name=_name(column), replace=True)
 
 
-def _extend(table: Any, *, name: str, column: str, behind: int) -> None:
-    parts = _state(table, name, column).parts
-    joined = _joined(parts, behind)
-    if name == VECTOR_INDEX and joined == len(parts):
-        _build(table, name=name, column=column)  # its partitions are found anew, among all rows
+def _extend(table: Any, *, column: str) -> None:
+    state = next(state for state in states(table) if state.column == column)
+    joined = _joined(state.parts, state.behind)
+    if column == "vector" and joined == len(state.parts):
+        _build(table, column=column)  # its partitions are found anew, among all rows
     else:
-        table.optimize.optimize_indices(index_names=[name], num_indices_to_merge=joined)
+        table.optimize.optimize_indices(index_names=[_name(column)], num_indices_to_merge=joined)
 
 
 def _joined(parts: Sequence[int], rows: int) -> int:
@@ -192,15 +195,13 @@ def _join(table: Any) -> None:
     table.cleanup_old_versions(_KEEP_VERSIONS, error_if_tagged_old_versions=False)
 
 
-def _state(table: Any, name: str, column: str) -> IndexState:
-    said = table.stats.index_stats(name)
-    return IndexState(
-        column=column,
-        kind=_KINDS.get(name, "BTREE"),
-        rows=said["num_indexed_rows"],
-        behind=said["num_unindexed_rows"],
-        parts=tuple(said["num_indexed_rows_per_delta"]),
-    )
+def _name(column: str) -> str:
+    return f"{column}_idx"
+
+
+def _lengths(table: Any) -> dict[int, int]:
+    """Return {number of a fragment: rows in it}."""
+    return {part.fragment_id: part.physical_rows - part.num_deletions for part in table.get_fragments()}
 
 
 @contextmanager

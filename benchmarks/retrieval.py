@@ -1,13 +1,14 @@
-"""How often the right page is among the first 1, 5 and 10: a `PageIndex` against BM25 over the same page texts.
+"""How often the right page is among the first 1, 5 and 10, and how far up: a `PageIndex` against BM25 over page texts.
 
-BM25 is `BM25Okapi` of rank-bm25 with its defaults, over lowercase words of letters and digits, a page being a
-document. The truth is JSONL, one object a line with `question` and `truth`; `truth` names the pages, counted from
-1, as `[file.pdf#page=7]`, and any of them is a hit. This is the layout of the PDFs and ground truth in
-strudel0209/azure-rag-2025 on GitHub (MIT).
+The index is searched by meaning (`vector`), by words (`text`, which is the same whatever was embedded) and by both.
+MRR is the mean of 1 / rank of the first right page, 0 if none is among the first ten. BM25 is `BM25Okapi` of rank-bm25
+with its defaults, over lowercase words of letters and digits, a page being a document. The truth is JSONL, one object a
+line with `question` and `truth`; `truth` names the pages, counted from 1, as `[file.pdf#page=7]`, and any of them is a
+hit. This is the layout of the PDFs and ground truth in strudel0209/azure-rag-2025 on GitHub (MIT).
 
-A model with eyes sees the pictures of pages as well as their texts; with `--modality text` it sees what BM25 sees.
+A model with eyes sees the pictures of pages as well as their texts; as `text` it sees what BM25 sees.
 
-    python benchmarks/retrieval.py --pdfs FOLDER --truth text.jsonl charts.jsonl
+    python benchmarks/retrieval.py --pdfs FOLDER --truth text.jsonl charts.jsonl --modality text text_image
 """
 
 import argparse
@@ -23,6 +24,7 @@ from common import machine, show
 from rank_bm25 import BM25Okapi  # type: ignore[import-untyped]
 
 from nemovlm import Embedder, PageIndex, iter_pages
+from nemovlm.choices import SearchMode
 from nemovlm.inputs import Modality
 
 PageKey = tuple[str, int]  # name of the file; number of the page, from 1
@@ -68,19 +70,24 @@ def words(text: str) -> list[str]:
     return WORD.findall(text.lower())
 
 
-def page_index(index: PageIndex) -> Search:
+def page_index(index: PageIndex, mode: SearchMode) -> Search:
     """Return what is measured."""
 
     def search(question: str) -> list[PageKey]:
-        return [(Path(hit.document).name, hit.page + 1) for hit in index.search(question, DEPTHS[-1])]
+        return [(Path(hit.document).name, hit.page + 1) for hit in index.search(question, DEPTHS[-1], mode=mode)]
 
     return search
 
 
-def recalls(search: Search, asked: list[tuple[str, set[PageKey]]]) -> list[str]:
-    """Return the part of the questions that have a right page within each depth."""
-    found = [(search(question), pages) for question, pages in asked]
-    return [f"{np.mean([not pages.isdisjoint(keys[:depth]) for keys, pages in found]):.3f}" for depth in DEPTHS]
+def figures(search: Search, asked: list[tuple[str, set[PageKey]]]) -> list[str]:
+    """Return the part of the questions that have a right page within each depth, and MRR."""
+    ranks = np.array([rank(search(question), pages) for question, pages in asked])
+    return [f"{number:.3f}" for number in (*(np.mean(ranks <= depth) for depth in DEPTHS), np.mean(1 / ranks))]
+
+
+def rank(found: list[PageKey], right: set[PageKey]) -> float:
+    """Return the rank of the first right page, from 1; infinity if there is none."""
+    return next((place for place, key in enumerate(found, 1) if key in right), np.inf)
 
 
 def main() -> None:
@@ -89,24 +96,26 @@ def main() -> None:
     parser.add_argument("--pdfs", type=Path, required=True, help="a folder of PDFs")
     parser.add_argument("--truth", type=Path, required=True, nargs="+", help="JSONL files of questions")
     parser.add_argument("--model", default="nemovlm/pocket", help="model id or checkpoint folder")
-    parser.add_argument("--modality", choices=get_args(Modality), help="what of a page is embedded; default: all")
+    parser.add_argument("--modality", choices=get_args(Modality), nargs="+", help="what of a page is embedded")
     given = parser.parse_args()
     texts = page_texts(given.pdfs)
     sets = {path.name: read_truth(path, set(texts)) for path in given.truth}
     if len(sets) > 1:
         sets["all"] = [row for asked in sets.values() for row in asked]
-    rows = [["questions", "", *(f"R@{depth}" for depth in DEPTHS)]]
+    rows = [["questions", "pages as", "search", *(f"R@{depth}" for depth in DEPTHS), "MRR"]]
+    searches: dict[tuple[str, str], Search] = {("text", "BM25, rank-bm25"): bm25(texts)}
+    reports = []
     with TemporaryDirectory() as folder, Embedder(given.model) as embedder:
-        index = PageIndex(folder, embedder)
-        report = index.add(given.pdfs, modality=given.modality)
-        searches = {embedder.model: page_index(index), "BM25": bm25(texts)}
+        for modality in given.modality or [embedder.modalities[-1]]:
+            index = PageIndex(Path(folder) / modality, embedder)
+            reports.append(f"indexing as {modality}: {index.add(given.pdfs, modality=modality)}")
+            searches.setdefault(("text", "words"), page_index(index, "text"))
+            searches[modality, f"vectors of {embedder.model}"] = page_index(index, "vector")
+            searches[modality, "both (hybrid)"] = page_index(index, "hybrid")
         for title, asked in sets.items():
-            rows += [[f"{len(asked)}, {title}", name, *recalls(search, asked)] for name, search in searches.items()]
-    show(
-        f"Pages found among {len(texts)}",
-        rows,
-        [f"indexing: {report}", machine("rank-bm25", "torch", "pylance", "pypdfium2")],
-    )
+            rows += [[f"{len(asked)}, {title}", *name, *figures(search, asked)] for name, search in searches.items()]
+    notes = [*reports, machine("rank-bm25", "torch", "pylance", "pypdfium2")]
+    show(f"Pages found among {len(texts)}", rows, notes)
 
 
 if __name__ == "__main__":

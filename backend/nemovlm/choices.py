@@ -11,7 +11,7 @@ Truncate: TypeAlias = Literal["NONE", "START", "END"]
 EngineName: TypeAlias = Literal["auto", "vllm", "transformers", "nim", "vllm-server"]
 DtypeName: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 SearchMode: TypeAlias = Literal["vector", "text", "hybrid"]
-VectorType: TypeAlias = Literal["float32", "float16"]
+VectorType: TypeAlias = Literal["float32", "float16", "int8"]
 Tokenizer: TypeAlias = Literal["icu", "simple", "whitespace", "ngram"]
 
 PAGE_TIMEOUT = 60.0

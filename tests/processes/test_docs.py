@@ -22,6 +22,7 @@ REMOTE = (ROOT / "docs" / "remote.md").read_text()
 PARITY = (ROOT / "docs" / "parity.md").read_text()
 LANGCHAIN = (ROOT / "docs" / "langchain.md").read_text()
 LLAMAINDEX = (ROOT / "docs" / "llamaindex.md").read_text()
+PAGE_INDEX = (ROOT / "docs" / "page-index.md").read_text()
 TESTING = (ROOT / "docs" / "testing-your-rag.md").read_text()
 THE_SERVER = "http://127.0.0.1:8000"  # as README and docs/parity.md call it
 
@@ -147,6 +148,17 @@ def test_the_page_about_llamaindex_runs(desk: Path, vl_folder: Path, served_vl: 
     assert lines[lines.index("2 pages") - 1] == "3"  # the page that is sought by its own picture
     assert [line.split()[2:] for line in lines if line.startswith("page ")] == [["of", "8", "finance"]] * 3
     assert lines[-2].startswith("ImageDocument ")
+
+
+def test_the_page_about_the_index_runs(desk: Path) -> None:
+    """Its blocks run one after the other, and the right page comes first, with what was said of its document."""
+    done = run("\n".join(blocks(PAGE_INDEX, "python")), desk)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    first = next(line for line in lines if " page " in line)
+    assert "staff-handbook.pdf page 4 {'team': 'staff', 'year': 2024} Rank(rank=1, " in first
+    assert "'team': <class 'str'>, 'year': <class 'int'>" in done.stdout
+    assert lines[-1] == f"text INVERTED {lines[-2].split()[0]} in it, 0 not yet"
 
 
 # docs/testing-your-rag.md: its blocks are files of a user's tests, and run as such

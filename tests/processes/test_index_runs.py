@@ -1,18 +1,22 @@
 """Runs of indexing that are killed, stopped, out of disk, in several processes, or several at the same time."""
 
+import shutil
 import signal
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from nemovlm import Embedder, PageIndex
+from nemovlm.choices import SearchMode
+from nemovlm.errors import IndexStorageError
 from nemovlm.index.store import PageStore
-from tests.support.command import COMMAND
+from tests.support.command import COMMAND, nemovlm_here
 from tests.support.old_index import ids, with_old_texts, without_key
 
 INDEXING = """
@@ -166,6 +170,17 @@ def at_once(kinds: list[str], folders: list[Path], prepare: Callable[[Path], obj
     return said
 
 
+WRITING = """
+upkeep._FRAGMENTS, upkeep._SHARE = 8, 0
+upkeep._LOOKUP_ROWS, upkeep._BEHIND_ELSE, upkeep._BEHIND = 1, 1, {}
+folder = Path(sys.argv[1])
+print("ready", flush=True)
+for _ in range(3):
+    write(folder)
+    PageStore.open(folder).keep_up()
+"""
+
+
 def make(folder: Path) -> None:
     """Make an index with one document, which stays as it is."""
     vector = [1.0, 0.0]
@@ -262,11 +277,35 @@ def test_a_mender_that_is_killed(tmp_path: Path) -> None:
     assert ids(tmp_path) == OLD
 
 
+def test_an_index_that_is_copied_while_it_is_written(tmp_path: Path) -> None:
+    """A copy has each row once, as some write left it, or it says what it lacks; and the index itself is whole."""
+    make(tmp_path / "db")
+    code = f"{AT_ONCE.partition('from pathlib')[0]}\nfrom pathlib import Path\n{WRITING}"
+    whole = 0
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "db")], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        while process.poll() is None:
+            with suppress(shutil.Error):  # a file went while it was copied, which the copier is told
+                shutil.copytree(tmp_path / "db", tmp_path / "copy")
+            with suppress(IndexStorageError):
+                found = ids(tmp_path / "copy")
+                assert set(OLD) <= set(found) <= {*OLD, *NEW}
+                assert len(found) == len(set(found))
+                assert len(found) % 10 == len(OLD)  # of whole writes
+                whole += 1
+            shutil.rmtree(tmp_path / "copy")
+    assert whole
+    assert ids(tmp_path / "db") == sorted(OLD + NEW)
+
+
 ADDING = """
 import sys
 from nemovlm import Embedder, PageIndex
-from nemovlm.index import run
+from nemovlm.index import run, upkeep
 run._FLUSH_PAGES = 1
+upkeep._LOOKUP_ROWS = upkeep._COMPONENTS = upkeep._BEHIND_ELSE = 1  # every index pays from the first page on
+upkeep._BEHIND = {}
 index = PageIndex(sys.argv[2], Embedder(base_url=sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.readline()
@@ -292,6 +331,38 @@ def test_two_processes_add_the_same_folder(served_vl: str, pdfs: Path, tmp_path:
                 assert len(found) == len(set(found)) <= 9
             assert (one.stdout.read(), other.stdout.read()) == ("0\n", "0\n")
         assert len(ids(db)) == len(set(ids(db))) == 9
+
+
+def test_of_eight_processes_one_is_killed(served_vl: str, pdfs: Path, tmp_path: Path) -> None:
+    """Eight add one folder to an index with all its indexes; the command finds each page there once, and adds none."""
+    db = tmp_path / "db"
+    command = [sys.executable, "-c", ADDING, served_vl, str(db), str(pdfs)]
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+            for _ in range(8)
+        ]
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        while not PageStore.exists(db) or not ids(db):
+            assert processes[0].poll() is None
+        processes[0].kill()
+        assert [process.communicate(timeout=120)[0] for process in processes[1:]] == ["0\n"] * 7
+        assert processes[0].wait() == -signal.SIGKILL
+    index = PageIndex(db, Embedder(base_url=served_vl))
+    assert {made.kind for made in index.describe().indexes} == {"BTREE", "INVERTED", "IVF_RQ"}
+    assert len(ids(db)) == len(set(ids(db))) == 9
+    said = nemovlm_here("index", str(pdfs), "--db", str(db), "--base-url", served_vl)[1]
+    assert "0 pages embedded, 9 already there" in said
+    for mode in get_args(SearchMode):
+        found = [(hit.document, hit.page) for hit in index.search("the staff takes leave", 100, mode=mode)]
+        assert len(found) == len(set(found))
+        assert mode == "text" or len(found) == 9
 
 
 def test_two_commands_at_the_same_time(served_vl: str, pdfs: Path, tmp_path: Path) -> None:

@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING, Any, Unpack, get_args
 
 from nemovlm.errors import MissingExtraError
 
+# What Lance warns of on stderr, such as partitions without vectors, is nobody's concern here. It looks once, at import.
+_LANCE_LOG = os.environ.get("LANCE_LOG")
+os.environ.setdefault("LANCE_LOG", "error")
 try:  # before any file of this folder asks for them
     import lance  # noqa: F401
     import pyarrow as pa  # noqa: F401
 except ImportError as missing:
     raise MissingExtraError("the page index", "index") from missing
+finally:
+    if _LANCE_LOG is None:
+        del os.environ["LANCE_LOG"]
 
 from nemovlm.choices import PAGE_MEMORY, PAGE_TIMEOUT, SearchMode, VectorType
 from nemovlm.embedder import Embedder, Progress
@@ -57,7 +63,8 @@ class PageIndex:
         folder: Where the index lives; made by the first `add`.
         embedder: What embeds pages and queries. Default, for an index that exists: an `Embedder` with the model
             that the index was made with, made when it is first needed; `mode="text"` needs none.
-        vectors: How a new index keeps vectors: `float16` takes half the space, and moves cosines by some 1e-4.
+        vectors: How a new index keeps vectors. `float16` takes half the space and finds the same. `int8` takes a
+            quarter, but Lance has no index for it, so that every page is compared: for some 100,000 pages at most.
         texts: How a new index takes texts apart into words.
         settings: Of that `Embedder`, such as `engine`, `base_url` and `device`: those that do not change the vectors.
 

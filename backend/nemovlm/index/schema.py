@@ -2,20 +2,19 @@
 
 `id` (document and page), `document` (path), `document_sha256`, `size` (bytes) and `modified` (ns since 1970) of its
 file, `page` (0-based), `label`, `total`, `width` and `height` (points), `text`, `text_version` (how that was read; null
-means 1), `modality`, `content` (digest of what was embedded), `thumbnail` (JPEG), `vector` (unit length), and for each
-field of metadata a column of its own.
+means 1), `modality`, `content` (digest of what was embedded), `thumbnail` (JPEG), `vector` (see `vectors`), and a
+column for each field of metadata.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from nemovlm.choices import VectorType
 from nemovlm.errors import InputError
 from nemovlm.index.fields import BUILT_IN, Fields, Value
-from nemovlm.inputs import Vectors
+from nemovlm.index.vectors import column_type, kept, vector_type
 
 # Without it, two writes of one row that overlap do not conflict, and both rows stay: those of two processes, or one
 # that Ctrl-C left under way and the one after it (https://github.com/lancedb/lancedb/issues/2463).
@@ -26,7 +25,6 @@ ID = pa.field("id", pa.string(), nullable=False)
 _PREFIX = "metadata_"
 _OTHER_NAMES = {"path": "document"}
 _TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
-_VECTOR_TYPES: Mapping[VectorType, Any] = {"float32": pa.float32(), "float16": pa.float16()}
 _LATER = ("text_version", "size", "modified")
 
 
@@ -47,7 +45,7 @@ def schema(dimension: int, vectors: VectorType = "float32") -> Any:
         "modality": pa.string(),
         "content": pa.string(),
         "thumbnail": pa.binary(),
-        "vector": pa.list_(_VECTOR_TYPES[vectors], dimension),
+        "vector": column_type(dimension, vectors),
     }
     return pa.schema([ID.with_metadata({KEY: "true"}), *fields.items()])
 
@@ -108,15 +106,15 @@ def new_columns(table_schema: Any, fields: Fields) -> list[Any]:
     return [pa.field(_PREFIX + name, _TYPES[kind]) for name, kind in fields.items() if name not in there]
 
 
-def data(table_schema: Any, names: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> Any:
+def data(table_schema: Any, names: Collection[str], rows: Iterable[Mapping[str, Any]]) -> Any:
     """Return rows as data with the given columns of a table.
 
     `id` is never null, in whatever table: another process may give it its key before the data are written, and Lance
     refuses data of which the key could be null.
     """
     fields = [ID if name == "id" else table_schema.field(name) for name in names]
-    half = any(field.name == "vector" and field.type.value_type == pa.float16() for field in fields)
-    made = [{**row, "vector": np.asarray(row["vector"], np.float16)} if half else dict(row) for row in rows]
+    how = vector_type(table_schema)
+    made = [{**row, "vector": kept(row["vector"], how)} if "vector" in names else dict(row) for row in rows]
     return pa.Table.from_pylist(made, schema=pa.schema(fields))
 
 
@@ -130,16 +128,3 @@ def replace(rows: Any, values: Mapping[str, Sequence[Any]], table_schema: Any) -
         else:
             columns.append(rows[field.name] if field.name in rows.column_names else pa.nulls(len(rows), field.type))
     return pa.table(columns, schema=pa.schema(fields))
-
-
-def vectors_of(column: Any) -> Vectors:
-    """Return the vectors (n, d) float32 in a column, of unit length as far as their type can say."""
-    dimension = column.type.list_size
-    flat = column.combine_chunks().flatten().to_numpy()
-    return np.asarray(flat.reshape(-1, dimension), np.float32)
-
-
-def vector_type(table_schema: Any) -> VectorType:
-    """Return how a table keeps its vectors."""
-    value_type = table_schema.field("vector").type.value_type
-    return next(name for name, kind in _VECTOR_TYPES.items() if kind == value_type)

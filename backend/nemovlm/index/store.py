@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,16 +19,19 @@ from nemovlm.index.known import Known
 from nemovlm.index.ranking import DEPTH, Placed, Scored, fuse
 from nemovlm.index.table import FORMAT, Table, format_of, set_format
 from nemovlm.index.upkeep import IndexState, TextOptions
+from nemovlm.index.vectors import dimension_of, vector_type, vectors_in
 from nemovlm.inputs import Vector
 
 _KNOWN = ("document", "page", "document_sha256", "modality", "text_version", "size", "modified", "total")
 _UPDATED_KEYS = ("id", "document_sha256", "modality")
 # So many rows are compared by one thread at a time. Lance would take 8,192, and use one thread for a small index.
 _COMPARED = 1024
-# Partitions of the vectors that are looked through, and how many times k rows are then compared in full: recall at 10
-# of a million pages is .99 or more, as `benchmarks/index_scale.py` measures.
+# Partitions of the vectors that are looked through, and how many rows are then compared in full: these, and at least so
+# many times k. Recall at 10 of a million pages is .99 or more, as `benchmarks/index_scale.py` measures.
 _PROBES = 64
-_REFINED = 5
+_REFINED = 50
+_REFINED_TIMES = 2
+_NEAREST = pa.schema([("id", pa.string()), ("_rowid", pa.uint64()), ("_distance", pa.float32())])
 # So few rows that meet a filter are compared one by one: quicker than to search among all, and exact.
 _FEW = 20_000
 # Rows that are copied at once.
@@ -142,7 +146,7 @@ class PageStore:
         """Return {content digest: vector (d,)} for those of the digests that are there."""
         with self._table.use() as table:
             found = table.to_table(columns=["content", "vector"], filter=_among("content", contents))
-        return dict(zip(found["content"].to_pylist(), schema.vectors_of(found["vector"]), strict=True))
+        return dict(zip(found["content"].to_pylist(), vectors_in(found["vector"].combine_chunks()), strict=True))
 
     def search(
         self,
@@ -246,8 +250,8 @@ class PageStore:
                 doubled=len(migration.doubled(table)),
                 format=format_of(table),
                 key=migration.has_key(table),
-                vectors=schema.vector_type(table.schema),
-                dimension=table.schema.field("vector").type.list_size,
+                vectors=vector_type(table.schema),
+                dimension=dimension_of(table.schema),
                 fields=schema.fields_of(table.schema),
                 indexes=tuple(upkeep.states(table)),
                 scattered=upkeep.is_scattered(table),
@@ -301,14 +305,28 @@ class Condition:
 
 def _nearest(table: Any, vector: Vector, k: int, meant: str | None) -> list[Scored]:
     indexed = upkeep.has_index(table, "vector") and (meant is None or table.count_rows(meant) > _FEW)
-    how = {"nprobes": _PROBES, "refine_factor": _REFINED} if indexed else {"use_index": False}
-    nearest = {"column": "vector", "q": vector, "metric": "cosine", **how}
 
     def look(limit: int) -> Any:
-        query = {"nearest": nearest | {"k": limit}, "batch_size": _COMPARED}
-        return table.to_table(columns=["id", "_distance"], filter=meant, prefilter=True, with_row_id=True, **query)
+        if vector_type(table.schema) == "int8":
+            return _compared(table, vector, meant, limit)
+        refined = max(_REFINED_TIMES, ceil(_REFINED / limit))
+        how = {"nprobes": _PROBES, "refine_factor": refined} if indexed else {"use_index": False}
+        nearest = {"column": "vector", "q": vector, "k": limit, "metric": "cosine", **how}
+        query = {"nearest": nearest, "filter": meant, "prefilter": True, "batch_size": _COMPARED}
+        return table.to_table(columns=["id", "_distance"], with_row_id=True, **query)
 
     return _ranked(look, lambda found: 1 - found["_distance"].to_numpy(), k)
+
+
+def _compared(table: Any, vector: Vector, meant: str | None, limit: int) -> Any:
+    """Return the rows nearest to a vector, all being compared here, as Lance returns them: it compares no int8."""
+    nearest = _NEAREST.empty_table()
+    for batch in table.to_batches(columns=["id", "vector"], filter=meant, with_row_id=True, batch_size=_COMPARED):
+        distances = pa.array(1 - vectors_in(batch["vector"]) @ vector, pa.float32())
+        found = pa.table([batch["id"], batch["_rowid"], distances], schema=_NEAREST)
+        nearest = pa.concat_tables([nearest, found])
+        nearest = nearest.take(np.argsort(nearest["_distance"].to_numpy(), kind="stable")[:limit])
+    return nearest
 
 
 def _matching(table: Any, text: str, k: int, meant: str | None) -> list[Scored]:

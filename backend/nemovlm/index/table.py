@@ -8,7 +8,7 @@ the time to import.
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -182,10 +182,33 @@ def storage(folder: Path) -> Iterator[None]:
     except NemoVLMError:
         raise
     except _RAISED as error:
+        if lacking := _lacking(folder):
+            raise IndexStorageError(
+                f"the index in {folder} lacks {len(lacking)} of its files, such as {lacking[0]}: was it copied while "
+                "somebody wrote to it? Copy it again when nobody does, or delete the folder and index again"
+            ) from error
         raise IndexStorageError(
             f"the index in {folder} cannot be read or written ({_reason(error)}); check the folder's permissions and "
             "the space on the disk; what was indexed before is still there"
         ) from error
+
+
+def _lacking(folder: Path) -> list[str]:
+    """Return the files of a table that are not there, or not whole; none if it cannot be said."""
+    place = _place(folder)
+    with suppress(*_RAISED):
+        table = lance.dataset(place)
+        parts = table.get_fragments()
+        sizes = {f"data/{file.path}": file.file_size_bytes for part in parts for file in part.data_files()}
+        sizes |= {name: None for part in parts if (name := part.deletion_file())}
+        sizes |= {f"_indices/{it.uuid}": it.size_bytes for index in table.describe_indices() for it in index.segments}
+        return [name for name, size in sizes.items() if not _is_whole(place / name, size)]
+    return []
+
+
+def _is_whole(path: Path, size: int | None) -> bool:
+    files = path.iterdir() if path.is_dir() else [path]
+    return path.exists() and (not size or sum(file.stat().st_size for file in files) == size)
 
 
 def _place(folder: Path) -> Path:

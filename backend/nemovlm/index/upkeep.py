@@ -15,6 +15,7 @@ from nemovlm.choices import Tokenizer
 from nemovlm.errors import IndexBusyError
 from nemovlm.index.schema import metadata_columns
 from nemovlm.index.table import Table
+from nemovlm.index.vectors import dimension_of, vector_type
 
 # Versions of the table before this are not needed by any reader that is still at work.
 _KEEP_VERSIONS = timedelta(minutes=10)
@@ -28,14 +29,15 @@ _SHARE = 0.25
 # From so many rows on, the pages of one document are found faster by an index than by looking through the column.
 _LOOKUP_ROWS = 10_000
 _LOOKUP_COLUMNS = ("document", "document_sha256", "content")
-# From so many components of vectors on (16,384 pages of 2048), comparing each takes longer than a tenth of a second.
-_COMPONENTS = 2**25
-# RaBitQ (https://arxiv.org/abs/2405.12497) takes vectors of such lengths only.
+# From so many components of vectors on (4,096 pages of 2048), comparing all takes ten times as long as an index does.
+_COMPONENTS = 2**23
+# RaBitQ (https://arxiv.org/abs/2405.12497) takes vectors of such lengths only. Lance takes no int8 for any index.
 _MULTIPLE = 8
 # Vectors from which the centers of partitions are found, for each of them; Lance makes partitions of some 4096.
 _SAMPLE_RATE = 64
-# An index is extended when so many rows are not in it. Texts are broken into words to be looked through, which is slow.
-_BEHIND = {"text": 256}
+# An index is extended when so many rows, or components of vectors, are not in it. Texts are broken into words to be
+# looked through, which is slow.
+_BEHIND = {"text": 256, "vector": _COMPONENTS // 2}
 _BEHIND_ELSE = 4096
 # Parts of an index are joined with those that are at most so many times larger, as in a log-structured merge tree
 # (O'Neil et al., 1996): each row is written again a few times in all, and a search goes through a few parts.
@@ -145,7 +147,9 @@ def _due(table: Any, whole: bool) -> list[Callable[[Any], object]]:
     for column in _wanted(table):
         if column not in there:
             changes.append(partial(_build, column=column))
-        elif there[column].behind > (0 if whole else _BEHIND.get(column, _BEHIND_ELSE)):
+            continue
+        behind = there[column].behind * (dimension_of(table.schema) if column == "vector" else 1)
+        if behind > (0 if whole else _BEHIND.get(column, _BEHIND_ELSE)):
             changes.append(partial(_extend, column=column))
     return changes
 
@@ -154,9 +158,9 @@ def _wanted(table: Any) -> list[str]:
     """Return the columns over which an index pays."""
     rows = table.count_rows()
     lookups = [*_LOOKUP_COLUMNS, *metadata_columns(table.schema)] if rows >= _LOOKUP_ROWS else []
-    dimension = table.schema.field("vector").type.list_size
-    vector = ["vector"] if rows * dimension >= _COMPONENTS and not dimension % _MULTIPLE else []
-    return [*lookups, "text", *vector]
+    dimension = dimension_of(table.schema)
+    pays = rows * dimension >= _COMPONENTS and not dimension % _MULTIPLE and vector_type(table.schema) != "int8"
+    return [*lookups, "text", *(["vector"] if pays else [])]
 
 
 def _build(table: Any, *, column: str) -> None:

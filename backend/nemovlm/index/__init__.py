@@ -8,17 +8,13 @@ from typing import TYPE_CHECKING, Any, Unpack, get_args
 
 from nemovlm.errors import MissingExtraError
 
-# What Lance warns of on stderr, such as partitions without vectors, is nobody's concern here. It looks once, at import.
-_LANCE_LOG = os.environ.get("LANCE_LOG")
+# What Lance warns of on stderr, such as parts of an index without vectors, concerns nobody here. It looks once, at import.
 os.environ.setdefault("LANCE_LOG", "error")
 try:  # before any file of this folder asks for them
     import lance  # noqa: F401
     import pyarrow as pa  # noqa: F401
 except ImportError as missing:
     raise MissingExtraError("the page index", "index") from missing
-finally:
-    if _LANCE_LOG is None:
-        del os.environ["LANCE_LOG"]
 
 from nemovlm.choices import PAGE_MEMORY, PAGE_TIMEOUT, SearchMode, VectorType
 from nemovlm.embedder import Embedder, Progress

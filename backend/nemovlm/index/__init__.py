@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Unpack, get_args
 
 from nemovlm.errors import MissingExtraError
 
-# What Lance warns of on stderr, such as parts of an index without vectors, concerns nobody here. It looks once, at import.
+# What Lance warns of on stderr, such as parts of an index without vectors, concerns nobody. It looks once, at import.
 os.environ.setdefault("LANCE_LOG", "error")
 try:  # before any file of this folder asks for them
     import lance  # noqa: F401

@@ -38,7 +38,7 @@ Search = Callable[[str], list[PageKey]]
 
 DEPTHS = (1, 5, 10)
 FIGURES = (*(f"R@{depth}" for depth in DEPTHS), "MRR")
-PARTS = (1, 0.5, 0.25, 0.125)  # of a vector's numbers
+PARTS = (1, 0.5, 0.25)  # of a vector's numbers
 PAGE = ("document", "page")
 LABEL = re.compile(r"\[([^\[\]#]+)#page=(\d+)[^\[\]]*\]")
 WORD = re.compile(r"[^\W_]+")
@@ -104,7 +104,7 @@ def smaller(
             for vector in (shortened(question, dimension) for question in questions)
         ]
         whole = whole or found
-        same = np.mean([len(set(one) & set(other)) / DEPTHS[-1] for one, other in zip(whole, found, strict=True)])
+        same = np.mean([len(set(one) & set(other)) / len(one) for one, other in zip(whole, found, strict=True)])
         rows.append([str(dimension), vectors, *figures(found, asked), f"{same:.3f}"])
     return rows
 

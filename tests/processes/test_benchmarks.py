@@ -46,4 +46,4 @@ def test_the_benchmark_of_retrieval_runs(vl_folder: Path, pdfs: Path, tmp_path: 
     assert "| 1, truth.jsonl | text | words | 1.000 | 1.000 | 1.000 | 1.000 |" in said
     assert "| 128 | float32 | " in said
     assert next(row for row in said.splitlines() if row.startswith("| 128 | float32")).endswith(" 1.000 |")
-    assert "| 16 | int8 | " in said
+    assert "| 32 | int8 | " in said

@@ -187,20 +187,22 @@ def searches(folder: Path, pages: MadeUp, embedder: Embedder, bare: bool) -> lis
     return rows
 
 
-def adding(folder: Path, embedder: Embedder, dimension: int, rounds: int) -> list[float]:
-    """Milliseconds for adding a document of 20 pages, rendered, with vectors given."""
+def adding(folders: list[Path], embedder: Embedder, dimension: int, rounds: int) -> list[list[float]]:
+    """Milliseconds for adding a document of 20 pages, rendered, with vectors given, to each of several in turn."""
     random_ = np.random.default_rng(4)
 
     def given(_: Embedder, passages: Any, **__: Any) -> Iterator[tuple[Any, Any]]:
         for key, _passage in passages:
             yield key, _unit(random_.standard_normal((1, dimension), np.float32))[0]
 
-    times = []
+    times: list[list[float]] = [[] for _ in folders]
     with TemporaryDirectory() as place, mock.patch.object(Embedder, "stream_results", given):
-        for round_ in range(rounds):
+        for round_ in range(rounds + 1):
             pdf = sample_pdf(Path(place) / f"{round_}.pdf", ADDED, numbered=True)
-            times.append(1000 * seconds(lambda pdf=pdf: PageIndex(folder, embedder).add(pdf)))  # type: ignore[misc]
-    return times
+            for folder, of_folder in zip(folders, times, strict=True):
+                index = PageIndex(folder, embedder)
+                of_folder.append(1000 * seconds(lambda index=index, pdf=pdf: index.add(pdf)))  # type: ignore[misc]
+    return [of_folder[1:] for of_folder in times]  # the first of all starts what renders
 
 
 def main() -> None:
@@ -210,6 +212,7 @@ def main() -> None:
     parser.add_argument("--dimensions", type=int, default=2048, help="of the vectors")
     parser.add_argument("--vectors", choices=get_args(VectorType), default="float32")
     parser.add_argument("--rounds", type=int, default=5, help="documents that are added")
+    parser.add_argument("--beside", type=int, default=10_000, help="pages of an index to which they are added in turn")
     parser.add_argument("--no-bare", action="store_true", help="leave LanceDB's own search out, which takes long")
     parser.add_argument("--folder", type=Path, help="where the index is made; default: a temporary folder")
     given = parser.parse_args()
@@ -228,13 +231,17 @@ def main() -> None:
                 index.search(words, K)
         memory = (process.memory_info().rss - before) / 2**20
         table = searches(folder, pages, embedder, not given.no_bare)
-        added = adding(folder, embedder, given.dimensions, given.rounds)
+        small = Path(place) / "small"
+        fill(small, MadeUp(given.beside, given.dimensions), given.vectors, embedder)
+        less, added = adding([small, folder], embedder, given.dimensions, given.rounds)
+    ratios = [longer / shorter for longer, shorter in zip(added, less, strict=True)]
     notes = [
         f"filled in {writing / 60:.1f} minutes ({1000 * writing / given.pages:.2f} ms a page), brought up to date at "
         f"the end in {optimizing:.1f} s; {kept:.2f} GiB on the disk, and until earlier versions go, after ten minutes, "
         f"{size:.2f}",
         f"memory that {QUESTIONS} searches took: {memory:.0f} MiB",
-        f"adding a document of {ADDED} pages, rendered, with vectors given: {spread(added, 0)} ms",
+        f"adding a document of {ADDED} pages, rendered, with vectors given: {spread(added, 0)} ms, and in turn to "
+        f"{given.beside:,} pages {spread(less, 0)} ms; ratio {spread(ratios)}",
         machine("pylance", "lancedb", "faiss-cpu"),
     ]
     show(f"{given.pages:,} pages, {given.dimensions} numbers each, {given.vectors}", table, notes)

@@ -88,9 +88,7 @@ def page_index(index: PageIndex, mode: SearchMode) -> Search:
     return search
 
 
-def smaller(
-    folder: Path, store: PageStore, embedder: Embedder, asked: Asked
-) -> list[list[str]]:
+def smaller(folder: Path, store: PageStore, embedder: Embedder, asked: Asked) -> list[list[str]]:
     """Return the table of vectors that are kept smaller."""
     rows = [["numbers", "kept as", *FIGURES, "the same ten"]]
     pages, questions = store.rows(), embedder.embed_queries([question for question, _ in asked])
